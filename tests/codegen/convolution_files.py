@@ -1,7 +1,7 @@
-"""Convolutions as layer files with random numbers, orders and missing axes, and the same by torch's own convolutions.
+"""Random convolutions as layer files (numbers, orders, missing axes), and references by torch's own convolutions.
 
-``drawn`` gives a text and what it says; ``reference`` computes the maps from that, with autograd: the input is cut to
-the positions that the file has, so nothing here reads the generated code's windows.
+``drawn`` returns a file's text and its meaning; ``reference`` computes the maps from the meaning with autograd. It
+crops the input to the file's positions, so it shares nothing with the generated code's windows.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _ROOM = 40  # zeros around an image, more than any window reaches
 
 @dataclass(frozen=True)
 class Drawn:
-    """A layer file, the lengths of its sizes, and the convolution that it is.
+    """A layer file, the lengths of its sizes, and the convolution that it describes.
 
-    ``axes`` holds for ``x``, ``W`` and ``z`` their axes in the file, by their letters in the layout of torch's tensors.
+    ``axes`` holds the axes of ``x``, ``W`` and ``z`` in the file, by their letters in torch's layout.
     """
 
     text: str
@@ -45,12 +45,12 @@ class Drawn:
 
 
 def drawn(seed: int, kind: str = "") -> Drawn:
-    """A random convolution; letters: groups, channels, outputs, and for each axis of space input, kernel and output."""
+    """Return a random convolution; letters stand for groups, channels, outputs, and each axis's three indices."""
     rng = random.Random(seed)
     kind = kind or rng.choice(KINDS)
     count = rng.choice((1, 2, 2, 3))
     group, channel, unit = (rng.random() < share for share in (0.4, 0.8, 0.8))
-    unit = unit or (kind == CENTRED and not group)  # the sum of a whole kernel has no axis, and no program yet
+    unit = unit or (kind == CENTRED and not group)  # the sum of a whole filter has no axis, so no program
     bias = rng.random() < 0.7 and (group or unit)
     numbers = [(rng.randint(1, 3), rng.randint(1, 2), rng.randint(-2, 3)) for _ in range(count)]
     space = {w: [f"{w}{a}" for a in range(count)] for w in "lkp"}
@@ -77,7 +77,7 @@ def drawn(seed: int, kind: str = "") -> Drawn:
 
 
 def _size(axis: str, lengths: dict[str, int]) -> str:
-    """The size of an axis: a name, or the length of a kernel as a number."""
+    """Return the size of an axis: a name, or the length of a filter as a number."""
     return str(lengths[axis]) if axis[0] == "k" else axis.upper()
 
 
@@ -113,7 +113,7 @@ def _formulas(kind, numbers, axes, bias, lengths):
 
 
 def reference(found: Drawn, form: str, kappa: float, x: Tensor, W: Tensor, b: Tensor | None) -> Tensor:
-    """The map by torch's convolutions of what the file says; without energy the part of the weights is zero."""
+    """Return the file's map by torch's convolutions; at energy zero the weight part is zero."""
     count = len(found.numbers)
     space = {w: [f"{w}{a}" for a in range(count)] for w in "lkp"}
     second = ["c", "o"] if found.kind == TRANSPOSED else ["o", "c"]
@@ -161,7 +161,7 @@ def _convolved(found: Drawn, values: Tensor, kernel: Tensor, groups: int, positi
 
 
 def _laid(t: Tensor, there: list[str], wanted: list[str]) -> Tensor:
-    """The tensor with its axes in another order; those that it lacks have the length 1, and such may be left out."""
+    """Return the tensor with its axes permuted; missing axes have length 1, and axes of length 1 may be dropped."""
     kept = [a for a in there if a in wanted]
     gone = [k for k, a in enumerate(there) if a not in wanted]
     t = t.squeeze(gone) if gone else t

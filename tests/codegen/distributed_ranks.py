@@ -1,6 +1,6 @@
 """One of two ranks of a distributed check, on the CPU: ``python distributed_ranks.py CHECK,.. RANK FILE``.
 
-Ends with an AssertionError where what two ranks compute departs from what one does.
+Ends with an AssertionError if two ranks compute something else than one.
 """
 
 import itertools
@@ -49,7 +49,7 @@ def placed(t, mesh, placement):
 
 
 def results(function, operands, g):
-    """The output and the gradients; None where torch has no way to compute a product of these placements."""
+    """Return the output and the gradients; None if torch cannot compute a product with these placements."""
     z = function(*operands)
     if isinstance(z, DTensor):
         g = distribute_tensor(g, z.device_mesh, [Replicate()])
@@ -58,7 +58,7 @@ def results(function, operands, g):
 
 
 def placements(mesh):
-    """Every map, forward and backward, wherever ``linear`` works, against the same on whole tensors."""
+    """Every map, forward and backward, for all placements that ``linear`` supports, against whole tensors."""
     generator, met = torch.Generator().manual_seed(0), 0
     for dtype, shape in ((torch.float64, (4, 6)), (torch.float64, (2, 4, 6)), (torch.bfloat16, (4, 6))):
         sizes = (shape, (8, 6), (8,), (*shape[:-1], 8))
@@ -75,11 +75,11 @@ def placements(mesh):
                 found = results(function, [placed(t, mesh, p) for t, p in zip(operands, way, strict=True)], g)
                 for what, one, other in zip("zxWb", found, wanted, strict=True):
                     assert_close(one, other, f"{name} {dtype} {shape} {way} {what}")
-    assert met >= 50, f"linear works for {met} placements only"
+    assert met >= 50, f"linear works for only {met} placements"
 
 
 def damaged(mesh):
-    """A map that takes the length of its own part of a row for that of the row is seen."""
+    """A map that uses the length of its local part of a row instead of the row's is noticed."""
 
     def map_of_a_part(x, W, b):
         part = x.to_local() if isinstance(x, DTensor) else x
@@ -98,11 +98,11 @@ def damaged(mesh):
         except AssertionError as seen:
             assert str(seen).startswith("damaged: off by")
         else:
-            raise SystemExit("the damage is not seen")
+            raise SystemExit("the damage is not noticed")
 
 
 def images(mesh):
-    """PatchNorm over a batch that is spread, and with filters that are."""
+    """PatchNorm with a sharded batch, and with sharded filters."""
     x, W, b = (torch.linspace(-1, 2, n).sin().double() for n in (2 * 3 * 25, 4 * 3 * 9, 4))
     x, W, g = x.view(2, 3, 5, 5), W.view(4, 3, 3, 3), torch.ones(2, 4, 5, 5).double()
     if torch.__version__ < "2.13":
@@ -127,14 +127,14 @@ def images(mesh):
 def network():
     torch.manual_seed(0)
     layers = nn.Linear(64, 48), nn.Tanh(), nn.Linear(48, 32, bias=False), nn.Tanh(), nn.Linear(32, 64)
-    model = nn.Sequential(*layers).double()  # large enough for kernels, where there are some
+    model = nn.Sequential(*layers).double()  # large enough for kernels, if there are any
     ad.convert(model, without_bias="norm-like")
     model[4].bias.data.normal_()
     return model
 
 
 def stepped(model, x, lr=0.01):
-    """Return the output before and after a step of descent, and the parameters after it."""
+    """Return the output before and after a gradient step, and the parameters after it."""
     first = model(x)
     (first - 1).square().sum().backward()
     torch.optim.SGD(model.parameters(), lr).step()
@@ -147,7 +147,7 @@ def assert_same_step(model, single, x, **given):
 
 
 def styles(mesh):
-    """A network whose layers are split by columns and rows takes the step that it takes whole."""
+    """A network whose layers are split by columns and rows takes the same step as the whole network."""
     x = torch.linspace(-2, 2, 32 * 64).view(32, 64).double()
     plan = {"0": ad.ColwiseParallel(), "2": ad.RowwiseParallel()}
     model = parallelize_module(network(), mesh, plan)
@@ -176,7 +176,7 @@ def styles(mesh):
 
 
 def fsdp(mesh):
-    """``fully_shard`` around converted layers, and what convert and revert say of layers that it holds."""
+    """``fully_shard`` around converted layers, and the messages of convert and revert about sharded layers."""
     x, model = torch.linspace(-2, 2, 32 * 64).view(32, 64).double(), network()
     for layer in (model[0], model[2]):
         fully_shard(layer, mesh=mesh)
@@ -212,4 +212,4 @@ if __name__ == "__main__":
     dist.barrier()
     dist.destroy_process_group()
     sys.stderr.flush()
-    os._exit(0)  # the threads of gloo now and then end the process as the interpreter goes ("terminate called ..")
+    os._exit(0)  # gloo's threads sometimes abort the process during interpreter shutdown ("terminate called ..")

@@ -1,4 +1,4 @@
-"""Layers in text files for the tests, and each one's forward map written a second time, in PyTorch.
+"""Layer files for the tests, each with a reference of its forward map in PyTorch (``twin``).
 
 A twin takes the inputs, the parameters and the sizes, and returns the uncorrected output.
 """
@@ -14,7 +14,7 @@ from torch.nn import functional
 
 @dataclass(frozen=True)
 class LayerFile:
-    """A TOML text, sizes to try it at, its twin, and whether a sample has one position only."""
+    """A TOML text, sizes for the tests, its twin, and whether a sample has only one position."""
 
     text: str
     sizes: dict[str, int]
@@ -23,7 +23,7 @@ class LayerFile:
 
 
 def toml(name: str, sizes: str, inputs: str, parameters: str, output: str, *formulas: str, offsets: str = "") -> str:
-    """Return a file; tensors are written ``"x: n, y: n k"``, an input of integers ``"t: p < v"``."""
+    """Return a layer file; tensors are written ``"x: n, y: n k"``, an integer input ``"t: p < v"``."""
 
     def quoted(words: str) -> str:
         return ", ".join(w if w.isdigit() else f'"{w}"' for w in words.split())

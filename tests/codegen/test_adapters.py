@@ -1,4 +1,4 @@
-"""LoRA through peft: the low-rank term stands inside the layer's map, so that merging it changes nothing."""
+"""LoRA through peft: the low-rank term is inside the layer's map, so that merging it changes nothing."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from torch import nn
 
 import affine_divergence as ad
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]  # peft's own are no matter of ours
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]  # ignore peft's own warnings
 peft = pytest.importorskip("peft")
 
 
@@ -50,10 +50,10 @@ def test_a_merge_changes_nothing(groups, dtype):
     with model.disable_adapter():
         plain = model(x)
     bound = 5e-7 if dtype == torch.float32 else 1e-14
-    assert distance(before, plain) > 0.1, "the adapters do something"
+    assert distance(before, plain) > 0.1, "the adapters have no effect"
     model.merge_adapter()
     assert distance(model(x), before) < bound
-    with model.disable_adapter():  # which takes the merge back
+    with model.disable_adapter():  # this undoes the merge
         assert distance(model(x), plain) < bound
     merged = model.merge_and_unload(safe_merge=True)
     assert distance(merged(x), before) < bound and type(merged.image) is ad.PatchNormConv2d
@@ -68,14 +68,16 @@ def test_the_term_is_in_the_weight_and_not_beside_the_layer():
         model[0].weight,
         model[0].bias,
         torch.randn(80, 16, dtype=torch.float64),
-    )  # enough for kernels, where there are some
+    )  # enough for kernels, if there are any
     model = peft.get_peft_model(model, config(target_modules=["0"]), autocast_adapter_dtype=False).double()
     layer = model.base_model.model[0]
     A, B = layer.lora_A["default"].weight, layer.lora_B["default"].weight
     scale = 1 / (x.square().sum(-1, keepdim=True) + 1).sqrt()
     wanted = scale * (F.linear(x, W + 2 * B @ A) + b)
     assert distance(model(x), wanted) < 1e-14
-    assert distance(layer.base_layer(x) + 2 * F.linear(F.linear(x, A), B), wanted) > 1, "as it would be added outside"
+    assert distance(layer.base_layer(x) + 2 * F.linear(F.linear(x, A), B), wanted) > 1, (
+        "the term seems to be added outside the layer"
+    )
     ours = torch.autograd.grad(model(x).square().sum(), (A, B))
     theirs = torch.autograd.grad(wanted.square().sum(), (A, B))
     assert all(distance(one, other) < 1e-13 for one, other in zip(ours, theirs, strict=True))
@@ -103,7 +105,7 @@ def test_an_adapted_projection_of_attention_and_a_compiled_model():
     before = model(x)
     assert distance(torch.compile(model, backend="eager")(x), before) < 5e-7
     with torch.no_grad():
-        assert distance(model(x), before) < 5e-7, "no fast path past the adapters"
+        assert distance(model(x), before) < 5e-7, "the encoder's fast path bypasses the adapters"
     assert distance(model.merge_and_unload()(x), before) < 5e-7
 
 
@@ -134,7 +136,7 @@ def test_a_saved_adapter_is_loaded_again(tmp_path):
 
 
 def test_the_wrong_order_is_met():
-    """A conversion under peft leaves all that belongs to an adapter; peft says that it does not know our layers."""
+    """A conversion after peft skips all parts of adapters; peft raises an error for our layers."""
     model = peft.get_peft_model(Net(), peft.LoraConfig(target_modules=["first"], init_lora_weights=False)).eval()
     report = ad.convert(model, without_bias="norm-like")
     left = {s.name.partition("first.")[2]: s.why for s in report.skipped if "first" in s.name}
@@ -165,7 +167,7 @@ def test_other_adapters_of_peft_say_that_they_do_not_take_the_layers(name):
 
 
 def test_an_adapter_of_a_parameter_merges():
-    """Where peft replaces the weight itself, the layer scales it as any other."""
+    """If peft replaces the weight itself, the layer scales it like any other weight."""
     model = ad.convert(nn.Sequential(nn.Linear(8, 4))).model
     model = peft.get_peft_model(model, peft.LoraConfig(target_parameters=["0.weight"], init_lora_weights=False)).eval()
     x = torch.randn(3, 8)
@@ -174,7 +176,7 @@ def test_an_adapter_of_a_parameter_merges():
 
 
 REFUSED = {
-    "dora": ({"use_dora": True}, "use_dora=True divides by the length of the merged weight"),
+    "dora": ({"use_dora": True}, "use_dora=True divides by the norm of the merged weight"),
     "bias": ({"lora_bias": True}, "lora_bias=True adds a bias"),
     "init": ({"init_lora_weights": "pissa"}, "init_lora_weights is 'pissa'; choose True"),
 }

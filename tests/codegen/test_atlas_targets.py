@@ -1,4 +1,4 @@
-"""Every layer of the atlas, none of which was written for a target, gets kernels on every target, and JAX."""
+"""Every layer of the atlas gets kernels on every target, and a JAX package."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ EVERYDAY = {
     "film",
     "grouped_query_attention",
     "swiglu",
-}  # a value that two others read, an axis of two sizes, named functions
+}  # a value with two readers, an axis of two sizes, named functions
 
 
 @pytest.mark.parametrize(

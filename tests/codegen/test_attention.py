@@ -1,4 +1,4 @@
-"""Generated attention: against an independent reference, against torch, and the identities that it is made for."""
+"""Generated attention: against an independent reference, against torch, and its defining identities."""
 
 import copy
 import math
@@ -42,7 +42,7 @@ def tokens(module, batched=True, seed=1, dtype=DOUBLE):
 
 
 def cancelled(x, W, b):
-    """The affine-like map of one token, written anew."""
+    """Return the affine-like map of one token, written independently."""
     return (W @ x + b) / torch.sqrt(x @ x + 1)
 
 
@@ -55,7 +55,7 @@ def projections(module):
 
 
 def reference(module, query, key, value, added=None):
-    """One sequence, (L, E) and (S, ..), token by token and head by head; ``added`` (H, L, S) is added to the scores."""
+    """Return attention for one sequence, (L, E) and (S, ..), by token and head; ``added`` (H, L, S) shifts scores."""
     (Wq, bq), (Wk, bk), (Wv, bv) = projections(module)
     d, more = E // H, (module.bias_k is not None) + module.add_zero_attn
     outputs, weights = [], []
@@ -92,7 +92,7 @@ def reference(module, query, key, value, added=None):
 
 
 def masks(kind, batch=N):
-    """``attn_mask``, ``key_padding_mask`` and what both add to the scores (batch, H, L, S)."""
+    """Return ``attn_mask``, ``key_padding_mask`` and their sum for the scores (batch, H, L, S)."""
     generator = torch.Generator().manual_seed(3)
     excluded = torch.rand(batch * H, L, S, generator=generator) < 0.3
     padded = torch.zeros(batch, S, dtype=torch.bool)
@@ -167,7 +167,7 @@ def test_without_a_batch(name):
 
 
 def as_torch(module):
-    """Torch's own attention with the same parameters."""
+    """Return torch's attention with the same parameters."""
     names = ("embed_dim", "num_heads", "dropout", "add_zero_attn", "kdim", "vdim", "batch_first")
     twin = nn.MultiheadAttention(
         **{n: getattr(module, n) for n in names},
@@ -195,10 +195,10 @@ def test_state_dicts_load_both_ways(name):
 @pytest.mark.parametrize("batch_first", [False, True])
 @pytest.mark.parametrize("need_weights", [False, True])
 def test_torch_agrees_where_nothing_is_divided(options, batch_first, need_weights):
-    """Tokens whose own projection is exact in torch: the same numbers, masks, shapes and weights, row for row.
+    """If all tokens have the same length, torch computes the same numbers, masks, shapes and weights.
 
-    An affine-like projection is torch's, divided by the length of [x; 1]. Torch is therefore given parameters that are
-    multiplied by the one length which all tokens share.
+    An affine-like projection is torch's divided by the length of [x; 1]. So torch's parameters are divided by the one
+    length that all tokens share.
     """
     module = make(batch_first=batch_first, **options)
     twin = as_torch(module)
@@ -213,7 +213,7 @@ def test_torch_agrees_where_nothing_is_divided(options, batch_first, need_weight
     seen = {}
     module.out_proj.register_forward_hook(lambda m, a, z: seen.update(context=a[0]))
     attn, padding, _ = masks("3d padding")
-    padding[1] = True  # a sequence with nothing to see
+    padding[1] = True  # a sequence with all keys masked
     for average in (True, False):
         ours, weights = module(*inputs, padding, need_weights, attn, average)
         theirs, expected = twin(*inputs, padding, need_weights, attn, average)
@@ -272,7 +272,7 @@ def test_a_step_moves_the_projection_of_a_token_by_kappa_times_its_gradient(part
 
 
 def context_of(module, inputs, **options):
-    """What the heads give to the output projection."""
+    """Return the input of the output projection."""
     seen = []
     handle = module.out_proj.register_forward_hook(lambda m, arguments, z: seen.append(arguments[0]))
     module(*inputs, **options)
@@ -283,7 +283,7 @@ def context_of(module, inputs, **options):
 @pytest.mark.parametrize("need_weights", [True, False])
 @pytest.mark.parametrize("options", [{}, {"add_zero_attn": True}, {"dropout": 0.4}, {"vdim": VDIM}, {"qk_norm": True}])
 def test_a_step_on_the_value_path_moves_each_context_by_kappa_times_its_gradient(options, need_weights):
-    """The attention weights are held fixed: the step is taken on the value projection alone."""
+    """The attention weights are held fixed: only the value projection takes the step."""
     module, eta = make(value_path=True, **options), 0.3
     inputs = [5 * t.detach() for t in tokens(module)]
     for parameter in module.parameters():
@@ -331,7 +331,7 @@ SLOWER = [pytest.param(name, marks=pytest.mark.slow) for name in ("batch first",
 
 @pytest.mark.parametrize("name", ["plain", "value path with a zero", *SLOWER])
 def test_compiled_in_one_graph(name):
-    torch._dynamo.reset()  # the limit of recompilations is one for all modules of a class
+    torch._dynamo.reset()  # all modules of a class share one limit of recompilations
     module = make(**SETTINGS[name]).eval()
     compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
     inputs = tokens(module)
@@ -387,7 +387,7 @@ def test_projections_start_with_unit_variance():
 
 
 def test_torch_does_not_bypass_it_in_an_encoder():
-    """In evaluation torch's encoder layer would compute plain attention from the parameters, had it not been told."""
+    """In evaluation mode torch's encoder layer would otherwise compute plain attention from the parameters."""
     torch.manual_seed(0)
     layer = nn.TransformerEncoderLayer(E, H, 16, batch_first=True, dropout=0.0)
     layer.self_attn = Attention(E, H, batch_first=True)

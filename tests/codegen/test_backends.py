@@ -1,4 +1,4 @@
-"""Who computes a map: the caller's choice, the environment's, the device's; what cannot be is said."""
+"""The choice of backend: the caller's, the environment's, the device's; and refusals."""
 
 import importlib.util
 
@@ -21,7 +21,7 @@ HOME = "affine_like.AffineLike"
 
 @pytest.fixture(autouse=True)
 def forgetful(monkeypatch):
-    """No choice from outside, and nothing remembered of what is installed."""
+    """Clear the environment's choice and the caches of what is installed."""
     monkeypatch.delenv(backends.VARIABLE, raising=False)
     backends._lack.cache_clear()
     yield
@@ -118,7 +118,7 @@ def test_a_package_without_the_target_says_so(tmp_path, import_package):
 
 
 class Elsewhere(torch.Tensor):
-    """A tensor of another kind, which says that it is on a GPU."""
+    """A subclass of Tensor that claims to be on a GPU."""
 
     is_cpu, is_cuda = False, True
 

@@ -1,4 +1,4 @@
-"""What the manifest says of special layers: the general layer's code computes their maps."""
+"""Special layers in the manifest: the general layer's code computes their maps."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ TOKENS = {"B": 2, "T": 3, "n": 5, "R": 2, "d": 3, "m": 6}
 
 
 def sizes_of(program):
-    """A length for every axis, and one geometry for all axes of space."""
+    """Return a length for every axis, and one geometry for all axes of space."""
     sizes = {"B": 2, "C": 2, "O": 3}
     for k, axis in enumerate(("", "d", "h", "w")):
         length, kernel = 4 + k, 2

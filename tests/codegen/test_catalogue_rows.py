@@ -1,7 +1,7 @@
 """Every row of the catalogue written as a layer file under other names: the same programs, and equal kernels.
 
-Each file is compiled with the row taken out of the catalogue, so nothing but the file says what the layer is. Kernels
-are compared as text after names have been put back; ``EXCEPTIONS`` names the rows that no file can stand for, and why.
+Each file is compiled without the row in the catalogue, so only the file defines the layer. Kernels are compared as text
+after restoring the names; ``EXCEPTIONS`` lists the rows that no file can express, and why.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ NAME = "mirror"
 
 
 def convolution(axes: int, grouped: bool = True, bias: bool = True, kind: str = "") -> str:
-    """A convolution over some axes, its numbers declared, its axes in an order of its own."""
+    """Return a convolution as a layer file, with declared numbers and another order of axes."""
     at = [f"step{a}*to{a} + hole{a}*tap{a} - edge{a}" for a in range(axes)]
     ends = [f"to{a}" for a in range(axes)]
     taps, ins = [f"tap{a}" for a in range(axes)], [f"at{a}" for a in range(axes)]
@@ -98,20 +98,20 @@ TWINS = {
         for suffix, axes in (("", 2), ("-1d", 1), ("-3d", 3))
     },
 }
-FURTHER = {  # kernels in C++ are for convolutions without groups, of which no row has one without a bias
+FURTHER = {  # C++ kernels are for convolutions without groups, and no row has one without a bias
     "convolution-without-bias": convolution(2, grouped=False, bias=False),
 }
 EXCEPTIONS = {
-    "l2-norm": "it has nothing to learn, and a file declares parameters",
+    "l2-norm": "it has no parameters, and a file must declare some",
     "attention-value": "its map takes the mixed input of each head from attention, which is no layer in a file",
 }
 OF_EXCEPTIONS = {"kernels/torch/value_path.py", *(f"kernels/{t}/unit.py" for t in NAMES[:3]), "kernels/cuda/unit.cu"}
 OF_EXCEPTIONS |= {"kernels/jax/value_path.py", "kernels/jax/unit_length.py"}
-PACKAGES = (NAMES, ("jax",))  # the targets of one package each: five in all
+PACKAGES = (NAMES, ("jax",))  # the targets of each package: five in all
 
 
 def general(name: str) -> tuple[Row, bool]:
-    """The row that a layer stands in, and whether it has a bias."""
+    """Return a layer's row, and whether it has a bias."""
     for row in CATALOGUE:
         if name in {row.with_bias().name, *(special for special, _ in row.covers)}:
             return row, True
@@ -127,7 +127,7 @@ def shipped() -> dict[str, str]:
 
 
 def kernels(texts: dict[str, str]) -> dict[str, str]:
-    """The files of maps by their paths, without what is the same for all maps."""
+    """Return the files of maps by their paths, without the files that all maps share."""
     plain = {"__init__.py", "functional.py", "patch_maps.py", "plain.py", "plain.cpp", "plain.cu"}
     parts = {path: PurePath(path) for path in texts}
     chosen = [
@@ -137,7 +137,7 @@ def kernels(texts: dict[str, str]) -> dict[str, str]:
 
 
 def renamed(texts: dict[str, str], name: str) -> dict[str, str]:
-    """The kernels of a file under the names of the shipped package."""
+    """Return the kernels of a file with the names of the shipped package."""
     row, bias = general(name)
     if row.form == PATCHES:
         return texts
@@ -154,7 +154,7 @@ def renamed(texts: dict[str, str], name: str) -> dict[str, str]:
 
 
 def laid(text: str) -> list[str]:
-    """The lines of a file with the id of an equation on a line of its own, wherever a longer name has put it."""
+    """Return the lines of a file, each equation id on its own line, independent of line breaks due to longer names."""
     lines: list[str] = []
     for line in text.replace(" without a bias", "").replace("_without_a_bias", "_without_bias").splitlines():
         code, _, equation = line.strip().partition("  # ")
@@ -164,7 +164,7 @@ def laid(text: str) -> list[str]:
 
 @cache
 def compiled(name: str) -> dict[str, str]:
-    """The kernels of a row's twin for every target, the row taken out of the catalogue."""
+    """Return the kernels of a row's file for every target, without the row in the catalogue."""
     row, _ = general(name)
     layer = loads_spec({**TWINS, **FURTHER}[name])
     with pytest.MonkeyPatch.context() as patch:
@@ -229,7 +229,7 @@ def test_a_file_compiles_to_the_programs_of_its_row(name):
 
 
 def steps(program: Program) -> list[Instruction]:
-    """The instructions of a program without the names of their equations."""
+    """Return the instructions of a program without their equation names."""
     return [i if isinstance(i, Magnitude) else replace(i, equation="") for i in program.instructions]
 
 
@@ -237,7 +237,7 @@ def steps(program: Program) -> list[Instruction]:
     ("old", "new"), [("- edge1", "+ edge1"), ("/(Thin*Tap0*Tap1)", "/(Thin*Tap0*Tap0)")], ids=["padding", "mean"]
 )
 def test_a_twin_that_differs_is_seen(old, new):
-    """Break a twin on purpose: the padding of one axis where the mean is taken, the mean's length."""
+    """Mutate a file: the padding of one axis in the mean, or the mean's length."""
     right = TWINS["centred-convolution"]
     broken = loads_spec(right.replace(old, new, 1))
     assert right.count(old) and patch_form(loads_spec(right)) is not None and patch_form(broken) is None

@@ -1,4 +1,4 @@
-"""A conversion survives saving: a small record in JSON beside the weights, read in another process."""
+"""A conversion survives saving: a JSON record is saved with the weights and read in another process."""
 
 import json
 import subprocess
@@ -112,7 +112,7 @@ def test_a_marked_model_is_noticed_where_its_weights_go_into_a_plain_one():
     ad.convert(model, marked=True)
     with pytest.raises(RuntimeError, match="converted_by_affine_divergence_call_its_restore"):
         plain.load_state_dict(model.state_dict())
-    model.load_state_dict(plain.state_dict())  # what is missing there is not missed
+    model.load_state_dict(plain.state_dict())  # loading plain weights does not complain about the missing buffer
     ad.revert(model)
     plain.load_state_dict(model.state_dict())
 
@@ -142,7 +142,7 @@ def test_a_conversion_is_restored_in_another_process(form, tmp_path):
 
 
 def run(program, folder, *arguments):
-    """Run a program in a new process; fail with what it says unless it ends well. Return what it wrote."""
+    """Run a program in a new process; return its output, or fail with it."""
     root = str(Path(__file__).parents[2])
     program = f"import sys; sys.path.insert(0, {root!r})\n" + program
     done = subprocess.run([sys.executable, "-c", program, *arguments], cwd=folder, capture_output=True, text=True)
@@ -196,7 +196,7 @@ def test_a_body_is_restored_from_a_model_with_a_head_and_a_head_around_a_body(tm
     ad.convert(part)
     assert part.config.affine_divergence["model"] == "BertForMaskedLM"
     assert len(part.config.affine_divergence["layers"]) == 8 and part.bert.config is part.config
-    assert other.config is config and not hasattr(config, "affine_divergence"), "of the other model nothing is said"
+    assert other.config is config and not hasattr(config, "affine_divergence"), "the other model must have no record"
 
 
 @pytest.mark.slow
@@ -210,6 +210,6 @@ def test_a_model_of_transformers_carries_its_record_and_warns_where_it_is_not_re
     assert model.config.affine_divergence == ad.record(model)
     model.save_pretrained(tmp_path / "saved")
     save_file({"z": model(space["IDS"]).logits.detach()}, tmp_path / "wanted")
-    for _ in range(2):  # it is saved once more, after it was restored
+    for _ in range(2):  # the second time it is saved again after restoring
         said = run(MODEL + RESTORED, tmp_path)
         assert "converted_by_affine_divergence_call_its_restore | UNEXPECTED" in said

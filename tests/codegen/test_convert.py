@@ -1,4 +1,4 @@
-"""Putting generated layers into a model of torch's, and taking them out again."""
+"""Replacing torch's layers in a model by generated ones, and reverting it."""
 
 import copy
 import json
@@ -20,7 +20,7 @@ E, H = 8, 2
 
 
 class Model(nn.Module):
-    """Tied weights, a layer that occurs twice, attention, and what has no counterpart."""
+    """A model with tied weights, a shared layer, attention, and layers without a counterpart."""
 
     def __init__(self):
         super().__init__()
@@ -43,7 +43,7 @@ T = torch.arange(6).view(2, 3)
 
 
 def everything(model):
-    """The parameters, by name, and where they live."""
+    """Return the parameters by name, and their addresses."""
     return {name: (id(p), p.dtype, p.requires_grad) for name, p in model.named_parameters()}
 
 
@@ -280,7 +280,7 @@ def test_layers_that_were_built_are_not_reverted():
 
 @pytest.mark.parametrize("only", [None, "linear1", "self_attn"])
 def test_torch_does_not_bypass_what_was_converted_in_an_encoder(only):
-    """In evaluation torch's encoders would compute plain layers from the parameters, padding as nested tensors."""
+    """In evaluation mode torch's encoders would compute plain layers from the parameters, with nested tensors."""
     torch.manual_seed(0)
     layer = nn.TransformerEncoderLayer(E, H, 16, dropout=0.0, batch_first=True)
     model = nn.TransformerEncoder(layer, 2)

@@ -1,4 +1,4 @@
-"""Layers of a user's own class replaced by the maps that the compiler generates for them, and put back."""
+"""Layers of a user's own class are replaced by maps that the compiler generates for them, and reverted."""
 
 import copy
 import json
@@ -11,7 +11,7 @@ import affine_divergence as ad
 
 
 class Mixed(nn.Module):
-    """An affine map of a row and of the row turned by one, with a mask and a scale that is no parameter."""
+    """An affine map of a row and of the row rolled by one, with a mask and a scale that is not a parameter."""
 
     def __init__(self, n, m, scale=0.5):
         super().__init__()
@@ -62,7 +62,7 @@ X = torch.randn(6, 4, dtype=torch.float64)
 
 @pytest.fixture(scope="module")
 def converted():
-    """A model, how it was, and the report on its conversion."""
+    """A converted model, a copy of the original, and the report."""
     torch.manual_seed(0)
     model = Model().double().eval()
     before = copy.deepcopy(model)
@@ -70,7 +70,7 @@ def converted():
 
 
 def kernel(layer, x):
-    """J J^T of one sample over every parameter, by automatic differentiation."""
+    """Return J J^T of one sample over all parameters, by automatic differentiation."""
     parameters = {n: p.detach() for n, p in layer.named_parameters()}
     rows = torch.func.jacrev(lambda p: torch.func.functional_call(layer, p, (x,)))(parameters)
     jacobian = torch.cat([rows[n].flatten(len(rows[n].shape) - p.dim()) for n, p in parameters.items()], -1)
@@ -105,7 +105,7 @@ def test_the_report_gives_what_was_replaced_and_why_a_layer_was_left(converted):
     assert not any(r["name"].startswith("first.") for r in told["replaced"])
     (left,) = [s for s in told["skipped"] if s["type"] == "Gated"]
     assert "no map 'affine-like'" in left["why"] and type(model.gate) is Gated
-    assert type(model.gate.a) is ad.AffineLike, "what a layer holds that was left is treated as everything else"
+    assert type(model.gate.a) is ad.AffineLike, "the parts of a skipped layer must be treated like other modules"
 
 
 def test_a_record_makes_the_same_of_a_plain_model_and_revert_undoes_it(converted):

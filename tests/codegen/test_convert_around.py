@@ -1,4 +1,4 @@
-"""What other code does to a layer, before it is converted or after, is met or refused with the reason."""
+"""Changes to a layer by other code, before or after its conversion, are supported or refused with the reason."""
 
 import copy
 
@@ -13,14 +13,14 @@ import affine_divergence as ad
 
 
 def hooked(layer):
-    """A layer whose forward was replaced on the object, as accelerate does."""
+    """Replace a layer's forward on the object, as accelerate does."""
     own = layer.forward
     layer.forward = lambda *args, **kwargs: own(*args, **kwargs)
     return layer
 
 
 class Around(nn.Module):
-    """Reads the weights of its children past them, in ways that can be seen in the source or only in a call."""
+    """Reads its children's weights directly, in ways that are visible in the source or only in a call."""
 
     def __init__(self):
         super().__init__()
@@ -163,7 +163,7 @@ def test_revert_refuses_what_was_changed_since(name):
     assert [s.name for s in report.skipped] == ["0"] and words in report.skipped[0].why
     assert type(model[0]) is kind
     if before is not None:
-        torch.testing.assert_close(model[0](x), before, rtol=1e-3, atol=1e-3)  # a spectral norm goes on iterating
+        torch.testing.assert_close(model[0](x), before, rtol=1e-3, atol=1e-3)  # each call changes a spectral norm
 
 
 def test_what_was_undone_can_be_reverted():
@@ -195,7 +195,7 @@ def test_attention_is_put_back_as_a_whole_or_not_at_all():
 
 
 def test_a_forward_that_was_put_back_on_the_object_is_the_class_s_own():
-    """As tools leave it that wrap a forward and unwrap it."""
+    """Tools that wrap and unwrap a forward leave it on the object."""
     model, x = nn.Sequential(nn.Linear(4, 4)), torch.randn(3, 4)
     model[0].forward = model[0].forward
     assert ad.convert(model).replaced

@@ -1,4 +1,4 @@
-"""Convolutions as programs: lowered from guards and deltas, differentiated step by step, compared with torch."""
+"""Convolutions as programs: lowered from guards and deltas, differentiated by instruction, compared with torch."""
 
 import functools
 
@@ -46,7 +46,7 @@ def planned(layer, dimensions, form):
 
 
 def geometry(layer, dimensions, stride, padding, dilation, kernel):
-    """Every size of a layer by its name, groups of 2 unless there are none, with lengths of 4 and 5 and so on."""
+    """Return every size of a layer by its name: 2 groups unless there are none, lengths 4, 5 and so on."""
     space = {1: ("",), 2: ("h", "w"), 3: ("d", "h", "w")}[dimensions]
     sizes = {"B": 2, "G": 1 if layer == "plain" else 2, "C": 2, "O": 3}
     for k, axis in enumerate(space):
@@ -67,7 +67,7 @@ def arrays(program, sizes, seed=3):
 
 
 def reference(layer, form, dimensions, stride, padding, dilation):
-    """The map by torch: a convolution with the weight, and one with ones for the energy."""
+    """Return the map by torch: a convolution with the weight, and one with ones for the energy."""
     operator = (TRANSPOSE if layer == "transposed" else CONVOLVE)[dimensions]
 
     def function(x, W, b):
@@ -138,14 +138,14 @@ def test_gradients_equal_those_of_the_derivation(layer, dimensions, form):
         (inert,) = step.before.atoms(PartialDerivative)
         ours = expand_definitions(explicit_in(target.entry, backward, ("f",)), mapped.scope)
         ours = rename(ours, dict(zip(target.indices, inert.variable.indices, strict=True)))
-        # Exact at random sizes: where two links meet, or a root must be known to be real, normal forms may differ.
+        # Exact, at random sizes: with two links, or a root of unknown sign, normal forms may differ.
         verdict = check_step(Step(step.id, "compare", ours, ours, step.after, mapped.definitions))
         assert verdict.status in (Status.PROVED, Status.SAMPLED), step.id
 
 
 @pytest.mark.parametrize(("layer", "form"), MAPS)
 def test_squares_are_summed_over_channels_before_patches(layer, form):
-    """One map of one channel goes through the box filter, and no tensor of squares is ever as large as the input."""
+    """The sum over patches reads one channel, and no tensor of squares is as large as the input."""
     program = planned(layer, 2, form).scale
     ranks = [len(i.target.indices) for i in program.instructions]
     assert max(ranks) < len(program.values["x"].indices)
@@ -189,5 +189,5 @@ def test_an_input_that_does_not_move_has_no_tangent_term():
 
 
 def test_a_map_without_patches_is_refused():
-    with pytest.raises(derive.errors.UsageError, match="no convolution"):
+    with pytest.raises(derive.errors.UsageError, match="not a convolution"):
         patch_plan(derive.solve(derive.layer("affine"))["affine-like"])

@@ -1,4 +1,4 @@
-"""Layers whose tensors are spread over two processes compute what one computes."""
+"""Layers with tensors sharded over two processes compute the same as one process."""
 
 import subprocess
 import sys
@@ -19,5 +19,5 @@ def test_two_ranks_compute_what_one_does(checks, tmp_path):
     finally:
         for rank in ranks:
             rank.kill()
-            rank.communicate()  # a process that nobody waited for is a warning in whichever test comes next
+            rank.communicate()  # reap the process, or a later test gets the warning
     assert [rank.returncode for rank in ranks] == [0, 0], "\n".join(text[-3000:] for text in said)

@@ -1,4 +1,4 @@
-"""A layer of one matrix from a file, at rows near the end of float32: output and gradients of the definition."""
+"""A layer of one matrix from a file, at rows near the end of float32: output and gradients as by the definition."""
 
 import importlib
 

@@ -1,6 +1,6 @@
 """Patches at the end of a type's range: the exact output and gradients, and the same bits elsewhere.
 
-The reference unfolds an image to patches and is the definition of each map in float64.
+The reference unfolds an image to patches and evaluates each map's definition in float64.
 """
 
 import math

@@ -1,6 +1,6 @@
-"""Rows at both ends of a type's range: the exact output and gradients, of those rows and of the others beside them.
+"""Rows at both ends of a type's range: the exact output and gradients of these rows and of the others.
 
-The reference is the map as its definition reads, in float64, whose range holds the squares of all that float32 holds.
+The reference is the map's definition in float64, in which the squares of all float32 numbers are in range.
 """
 
 import itertools
@@ -44,7 +44,7 @@ def ours(name, x, weight, bias, backend):
 
 
 def operands(name, dtype, size, shape, seed=0, weights=1.0):
-    """Every other row has entries of the given size, one of them the largest; the rest are usual."""
+    """Every other row has entries of the given size, one of them the largest; the rest are ordinary."""
     torch.manual_seed(seed)
     columns, units = shape
     x = torch.randn(ROWS, columns, dtype=torch.float64)
@@ -63,17 +63,17 @@ def results(run, tensors, g):
 
 
 def roundings(mine, exact):
-    """The largest error in units of rounding at the largest exact value, or at the smallest normal number."""
+    """Return the largest error in units of rounding at the largest exact value, or at the smallest normal number."""
     limits = torch.finfo(mine.dtype)
     size = exact.abs().max().clamp(limits.tiny)
     return float((mine.double() - exact).abs().max() / size / limits.eps)
 
 
 def assert_right(mine, exact, allowed=32):
-    """Hold an output and its gradients against the exact ones, in roundings."""
+    """Compare an output and its gradients with the exact ones, in roundings."""
     for tensor, right in zip(mine[:1] + mine[2:], exact[:1] + exact[2:], strict=True):
         assert roundings(tensor, right) <= allowed
-    for rows in (slice(0, None, 2), slice(1, None, 2)):  # dx is of another size in each
+    for rows in (slice(0, None, 2), slice(1, None, 2)):  # dx has another magnitude in each
         assert roundings(mine[1][rows], exact[1][rows]) <= allowed
 
 
@@ -86,14 +86,14 @@ def test_output_and_gradients_are_those_of_the_definition(backend, name, dtype, 
         lambda *t: definition(name, *t), [t.detach().double().requires_grad_() for t in tensors], g.double()
     )
     assert all(t.isfinite().all() for t in mine)
-    allowed = 8 if 1e-38 < size < 3e38 else 32  # what is hardly a normal number, or less, has few digits
+    allowed = 8 if 1e-38 < size < 3e38 else 32  # (sub)normal numbers near the limit have few digits
     assert_right(mine, exact, allowed)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", MAPS)
 def test_entries_near_the_end_of_float64(backend, name):
-    """There the definition leaves the range; it is homogeneous in rows so long, and is asked of shorter ones."""
+    """The definition would overflow; for such long rows it is homogeneous, so it is evaluated at shorter ones."""
     tensors, g = operands(name, torch.float64, 1e307, SHAPES[0])
     mine = results(lambda *t: ours(name, *t, backend), tensors, g)
     down = 2.0**-700
@@ -107,7 +107,7 @@ def test_entries_near_the_end_of_float64(backend, name):
 
 @pytest.mark.parametrize("name", MAPS)
 def test_derivatives_of_all_modes_at_far_rows(name):
-    """Forward mode, a map over samples and a gradient of a gradient."""
+    """Forward mode, vmap over samples, and second derivatives."""
     tensors, _ = operands(name, torch.float32, 1e38, SHAPES[0])
     plain = [t.detach() for t in tensors]
     double = [t.double() for t in plain]
@@ -151,7 +151,7 @@ def test_no_bit_of_a_row_depends_on_the_values_of_others(backend, name, other):
 @pytest.mark.parametrize("name", MAPS[1:])
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 def test_rows_that_are_centred(name, dtype, compiled):
-    """Their sum leaves the range."""
+    """The sums of such rows leave the range."""
     tensors, g = operands(name, dtype, 1e38, SHAPES[1])
 
     def run(x, weight, bias=None):
@@ -172,7 +172,7 @@ def test_rows_that_are_centred(name, dtype, compiled):
 
 @pytest.mark.parametrize("length", [1e38, 3e38])
 def test_rows_of_unit_length(length):
-    """Their scale is less than the smallest normal number, so it has fewer digits than others."""
+    """Their scale is below the smallest normal number, so it has fewer digits."""
     x = torch.randn(2, 2, 5, 16).sign() * length
     (u, _, _, f), g = unit.UnitPair.apply(x.requires_grad_(), x.detach()), torch.randn(2, 2, 5, 16)
     assert roundings(u.detach(), torch.nn.functional.normalize(x.detach().double(), dim=-1)) <= 16

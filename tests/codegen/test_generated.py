@@ -1,4 +1,4 @@
-"""The generated layers. A table of layers, each with an independent twin; adding a layer adds a row."""
+"""The generated layers: a table of layers, each with an independent reference ("twin"); adding a layer adds a row."""
 
 import contextlib
 import copy
@@ -40,7 +40,7 @@ def centred(x, W, b, kappa=None):
     return F.norm_like(x, W, b, kappa, center=True)
 
 
-LAYERS = {  # the generated function, its twin, whether it takes a bias, and its module
+LAYERS = {  # the generated function, its reference, whether it takes a bias, and its module
     "affine-like": (F.affine_like, affine_like, True, lambda: ad.AffineLike(N, M, dtype=DOUBLE)),
     "norm-like": (F.norm_like, norm_like, True, lambda: ad.NormLike(N, M, dtype=DOUBLE)),
     "norm-like without bias": (F.norm_like, norm_like, False, lambda: ad.NormLike(N, M, False, dtype=DOUBLE)),
@@ -92,7 +92,7 @@ def test_only_what_the_twin_saves_and_four_bytes_a_row(name):
         LAYERS[name][0](*inputs)
     known = {t.data_ptr() for t in inputs}
     extra = [t for t in saved if t.data_ptr() not in known]
-    if name == "norm-like centred":  # the centred input takes the input's place
+    if name == "norm-like centred":  # the centred input replaces the input
         assert [t.shape for t in extra if t.shape[-1] == N] == [(B, N)]
         extra = [t for t in extra if t.shape[-1] != N]
     assert [(tuple(t.shape), t.dtype) for t in extra] == [((B, 1), torch.float32)]
@@ -117,7 +117,7 @@ EXTREMES = [*WIDE_RANGE, (torch.float16, 0.0), (torch.float16, 1e-4), (torch.flo
 @layers
 @pytest.mark.parametrize(("dtype", "size"), EXTREMES)
 def test_extreme_inputs(name, dtype, size):
-    """Finite and right wherever the type can hold the input; the twin is computed in float64 on the same numbers."""
+    """Finite and correct for any input in range; the reference is computed in float64 on the same numbers."""
     ours, twin, *_ = LAYERS[name]
     inputs = [t.detach().to(dtype) for t in operands(name, n=16)]
     inputs[0] = (inputs[0].double() * size).to(dtype)
@@ -274,7 +274,7 @@ def test_outputs_start_with_unit_variance_whatever_the_width(make, kappa):
 
 @layers
 def test_a_step_of_descent_moves_each_sample_by_kappa_times_its_gradient(name):
-    """What the layers are for: one sample's own gradient moves its own output by exactly -eta kappa g."""
+    """The purpose of the layers: a sample's own gradient moves its own output by exactly -eta kappa g."""
     module, eta = LAYERS[name][3](), 0.1
     x, g = torch.randn(1, N, dtype=DOUBLE), torch.randn(1, M, dtype=DOUBLE)
     before = module(x)

@@ -1,4 +1,4 @@
-"""What a caller gets wrong is said once, clearly: the value, the cause, the mend."""
+"""Messages for wrong arguments: the value, the cause, the fix."""
 
 import math
 

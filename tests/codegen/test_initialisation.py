@@ -1,4 +1,4 @@
-"""First values: those that keep the variance, and torch's own on request."""
+"""Initial values: variance-preserving, or torch's on request."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The reference interpreter against NumPy written by hand."""
+"""The reference interpreter against handwritten NumPy."""
 
 import numpy
 import pytest

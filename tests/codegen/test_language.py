@@ -1,4 +1,4 @@
-"""Layers in the language of today's papers, generated, against the same layers written in torch's own operations."""
+"""Generated layers with features from recent papers, against the same layers written in torch."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _pointwise(x, W, b):
     return sum(named) + torch.relu(u) + torch.sigmoid(u) * torch.clamp(u, -0.5, 0.5) + torch.sign(u) * u
 
 
-LAYERS = {  # a file, and its twin
+LAYERS = {  # a file, and its reference
     "swiglu": (
         toml("swiglu", "n m", "x: n", "W: m n, V: m n", "z: m", "z[i] = silu(sum[j](W[i,j]*x[j]))*sum[j](V[i,j]*x[j])"),
         lambda x, W, V: functional.silu(x @ W.T) * (x @ V.T),

@@ -1,4 +1,4 @@
-"""Change the mathematics, and the emitted code follows it; nothing about the maps is held in a template."""
+"""The emitted code follows a change of the mathematics; templates contain nothing about the maps."""
 
 import dataclasses
 
@@ -19,7 +19,7 @@ kappa = sympy.Symbol("kappa", positive=True)
 
 
 def changed(solution, output=None, scale=None):
-    """The solution with another output expression, or another scale, as functions of the old ones."""
+    """Return the solution with another output expression or scale, as functions of the old ones."""
     layer = solution.mapped
     if output:
         layer = layer.with_output(output(layer.output.expression))
@@ -78,14 +78,14 @@ def test_emitted_code_follows_the_mathematics(name, emit):
 
 
 def test_a_map_that_needs_more_than_one_number_a_row_is_refused():
-    """The derivative of a cubed scale is no polynomial in it, and its variance has no limit."""
+    """The derivative of a cubed scale is not a polynomial in it, and its variance has no limit."""
     original = derive.solve(derive.layer("affine"))["affine-like"]
     with pytest.raises(UsageError, match="one scale per row"):
         families([changed(original, scale=lambda e: e**3)], [])
 
 
 def test_a_flipped_sign_in_an_emitted_line_is_caught(tmp_path, import_package):
-    """The generated tests are gates: damage to the emitted text must show in a gradient check."""
+    """A mutant of the emitted text must fail a gradient check."""
     texts = render(families(derive.solve(derive.layer("affine")), []), "damaged")
     damaged = texts[file_of("torch", "affine_like.py")].replace("value=-1", "value=1")
     assert damaged != texts[file_of("torch", "affine_like.py")]

@@ -1,7 +1,7 @@
 """No bit of a row's output or gradient depends on the values in other rows, at equal shape and threads.
 
-A row is a sample: of a patch map an image. Whatever the others hold, the kept ones come out as beside usual ones: the
-way that is taken for a row, of which there are several, is up to the row.
+A row is a sample; for a patch map it is an image. For any contents of the other rows, the kept ones come out as they do
+next to ordinary ones: which of several code paths a row takes depends only on the row itself.
 """
 
 import itertools
@@ -17,7 +17,7 @@ from derive.formula import parse_angle
 from derive.spec import loads_spec
 from tests.codegen.layer_files import AFFINE, toml
 
-OTHERS = (1.0, 0.0, 1e-45, 1e-30, 1e-10, 1e30, 3e38, float("nan"))  # what a type does not hold is none of its tests
+OTHERS = (1.0, 0.0, 1e-45, 1e-30, 1e-10, 1e30, 3e38, float("nan"))  # values out of a type's range are skipped
 KEPT = {"usual": (1.0,), "mixed": (0.0, 1e-30, 1.0, 1e30, 1e-3)}
 TYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 ROW_MAPS = ("affine-like", "norm-like", "norm-like without a bias")
@@ -25,7 +25,7 @@ PATCH_MAPS = ("affine-like", "norm-like", "centred", "transposed")
 POSITIONS = toml(
     "at_positions", "c l o k p", "x: c l", "W: o c k", "z: o p", "z[q, r] = sum[a, h](W[q, a, h]*x[a, 2*r + h])"
 )
-LAYERS = {  # a file, the shape of a sample, those of parameters, and sizes that nothing shows
+LAYERS = {  # a file, the shapes of a sample and of parameters, and sizes that no tensor determines
     "rows": (AFFINE, (70,), ((24, 70), (24,)), {}),
     "look-alike": (AFFINE.replace("+ b[i]", "+ 2*b[i]"), (70,), ((24, 70), (24,)), {}),
     "positions": (POSITIONS, (4, 15), ((5, 4, 3),), {"p": 7}),
@@ -35,7 +35,7 @@ kept_sizes = pytest.mark.parametrize("kept", KEPT)
 
 @pytest.fixture(autouse=True)
 def threads_of_kernels(request):
-    """One for torch's operations; elsewhere two: the kernels in C++ share rows among threads."""
+    """One thread for torch's operations, else two: the C++ kernels share rows among threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(1 if request.node.callspec.params.get("backend") == "torch" else 2)
     yield
@@ -43,12 +43,12 @@ def threads_of_kernels(request):
 
 
 def bits(t):
-    """The bits of a tensor, of which a NaN has as many as any number."""
+    """Return the bits of a tensor, so that NaNs can be compared."""
     return t.detach().contiguous().view(torch.uint8)
 
 
 def filled(x, kept, value):
-    """Rows (B, ..) of which every other one is kept, of the sizes listed; the entries of the rest are one value."""
+    """Return rows (B, ..): every other one is kept, with the listed sizes; the entries of the rest have one value."""
     x = x.to(torch.float64, copy=True)
     sizes = torch.tensor(KEPT[kept], dtype=torch.float64).repeat(len(x))[: len(x[1::2])]
     x[1::2] *= sizes.view(-1, *[1] * (x.dim() - 1))
@@ -69,7 +69,7 @@ def assert_no_bit_changes(run, x, parameters, kept):
         rows = {"z": bits(z[1::2]), "dx": bits(dx[1::2])}
         first = first or rows
         for name, right in first.items():
-            assert torch.equal(rows[name], right), f"{name} beside rows of {value}"
+            assert torch.equal(rows[name], right), f"{name} next to rows of {value}"
 
 
 def drawn(dtype, *shapes):
@@ -83,7 +83,7 @@ def drawn(dtype, *shapes):
     ("backend", "dtype"), [*(("torch", t) for t in TYPES), *(("cpp", t) for t in TYPES[:2])], ids=str
 )
 @pytest.mark.parametrize("name", ROW_MAPS)
-@pytest.mark.parametrize("columns", [40, 2100])  # few, and as many as are added up in blocks
+@pytest.mark.parametrize("columns", [40, 2100])  # few, and enough to be summed in blocks
 def test_rows(backend, dtype, kept, name, columns):
     x, (weight, bias) = drawn(dtype, (20, columns), (24, columns), (24,))
     function = functional.affine_like if name == "affine-like" else functional.norm_like
@@ -125,7 +125,7 @@ def test_rows_of_unit_length(dtype, kept):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LAYERS)
 def test_maps_of_a_file(name, tmp_path, import_package):
-    """Those of the shipped maps' own form, which have their kernels, those at an angle, and general ones."""
+    """Maps of the shipped maps' form, which have their kernels, maps at an angle, and general ones."""
     text, shape, parameters, sizes = LAYERS[name]
     package = f"others_{name.replace('-', '_')}"
     write(

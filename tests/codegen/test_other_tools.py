@@ -1,4 +1,4 @@
-"""Converted models in the hands of accelerate and torchao: what they compute is right, and who comes second is told."""
+"""Converted models with accelerate and torchao: correct results, and clear messages for the wrong order."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from torch import nn
 
 import affine_divergence as ad
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]  # theirs are no matter of ours
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]  # ignore these tools' own warnings
 X = torch.linspace(-2, 3, 4 * 3 * 5 * 5).view(4, 3, 5, 5).sin()
 
 
@@ -52,7 +52,7 @@ def test_a_model_that_was_offloaded_is_left():
 
 @pytest.mark.parametrize("way", ["Int8WeightOnlyConfig", "Int8DynamicActivationInt8WeightConfig"])
 def test_quantised_layers(way):
-    """By itself ``quantize_`` takes torch's Linear alone; told to take ours, it rounds the weight of the same map."""
+    """By default ``quantize_`` takes only torch's Linear; with a filter for ours, it rounds the same map's weight."""
     torchao = pytest.importorskip("torchao.quantization")
     config, model = getattr(torchao, way)(), converted()
     wanted = model(X)

@@ -1,4 +1,4 @@
-"""The package on disk: whole or not at all, the same bytes every time, and compared in a readable order."""
+"""The package on disk: complete or absent, reproducible bytes, and readable differences."""
 
 import hashlib
 import json
@@ -69,12 +69,12 @@ def test_write_replaces_the_whole_folder(tmp_path):
     (folder / "__pycache__" / "x.pyc").write_text("")
     write(TEXTS, folder)
     assert contents(folder) == TEXTS
-    assert [p.name for p in tmp_path.iterdir()] == ["made"], "nothing is left beside it"
+    assert [p.name for p in tmp_path.iterdir()] == ["made"], "something is left next to it"
     assert differences(TEXTS, folder) == []
 
 
 def test_a_package_of_another_layout_is_replaced_whole(tmp_path):
-    """What an earlier version wrote side by side, and its manifest lists, goes; what is somebody's own stays."""
+    """Files of an earlier layout that its manifest lists are removed; other files stay."""
     folder, flat = tmp_path / "made", ["__init__.py", "_b.py", "_cpp_rows.h"]
     write({**dict.fromkeys(flat, "A = 0\n"), MANIFEST: json.dumps({"files": flat})}, folder)
     found = differences(TEXTS, folder)

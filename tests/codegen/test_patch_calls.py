@@ -1,4 +1,4 @@
-"""Short cuts of PatchNorm: a sum over patches in one call, and gradients and tangents that are not there."""
+"""Shortcuts of PatchNorm: a sum over patches in one call, and missing gradients and tangents."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ pooled = pytest.mark.parametrize(
 
 
 class Cut(torch.autograd.Function):
-    """Hands on its input, and no gradient."""
+    """Returns its input, but no gradient."""
 
     @staticmethod
     def forward(ctx, z):
@@ -69,7 +69,7 @@ def test_an_output_that_hands_no_gradient_back_gives_the_parameters_none_or_zero
 @pytest.mark.parametrize("form", ["affine-like", "norm-like"])
 @pytest.mark.parametrize("moved", ["input", "weight", "bias"])
 def test_a_tangent_of_one_operand_alone_is_that_of_zeros_for_the_others(form, moved):
-    """The product is kept, so that autograd hands on no zeros of its own."""
+    """The product is kept, so that autograd passes no zeros of its own."""
     layer = ad.PatchNormConv2d(2, 3, 3, recompute=False, form=form, dtype=DOUBLE)
     given = {"input": torch.randn(2, 2, 5, 5, dtype=DOUBLE), **dict(layer.named_parameters())}
     given = {name: tensor.detach() for name, tensor in given.items()}

@@ -1,4 +1,4 @@
-"""Convolutions in files: which are recognised, and that what is then compiled computes what the file says."""
+"""Convolutions in files: which ones are recognised, and that their compiled code computes the file's formula."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def forms(found: Drawn) -> list[str]:
 
 
 def results(function, given):
-    """The output, its gradients, and those of a function of these gradients."""
+    """Return the output, its gradients, and the gradients of a function of these gradients."""
     leaves = {name: t.clone().requires_grad_() for name, t in given.items()}
     z = function(**leaves)
     g = torch.linspace(-1, 2, z.numel(), dtype=z.dtype).view_as(z)
@@ -240,7 +240,7 @@ def test_the_manifest_names_the_map_that_computes_and_every_target():
 
 
 def test_a_wrong_padding_is_refused_and_without_the_proof_the_numbers_show_it(generated, monkeypatch):
-    """Break the reader of links on purpose."""
+    """Mutate the reader of links."""
     found = drawn(1, PLAIN)
     related = recogniser._related
 

@@ -1,4 +1,4 @@
-"""The generated PatchNorm layers against a twin that unfolds every patch, in every mode of differentiation."""
+"""The generated PatchNorm layers against a reference that unfolds every patch, in every mode of differentiation."""
 
 import copy
 import math
@@ -61,7 +61,7 @@ def example(name, lead=(2, 4), **settings):
 
 
 def reference(module, x):
-    """Scaled patch by patch: every entry that an output reads is listed, by the twin applied to unit inputs."""
+    """Return the output computed patch by patch: torch's module on unit inputs lists the entries of each patch."""
     twin = twin_of(module)
     n, m = math.prod(x.shape[1:]), module.groups
     units = torch.eye(n, dtype=DOUBLE).reshape(n, *x.shape[1:])
@@ -80,7 +80,7 @@ def reference(module, x):
     energy = energy.repeat_interleave(4 // m, 1)
     if module.form == "affine-like":
         return math.sqrt(KAPPA) * (y + bias) / torch.sqrt(energy + 1)
-    energy = torch.where(energy == 0, 1, energy)  # nothing adds to this position, so y is zero as well
+    energy = torch.where(energy == 0, 1, energy)  # nothing contributes to this position, so y is zero too
     return math.sqrt(KAPPA - (module.bias is not None)) * y / torch.sqrt(energy) + bias
 
 
@@ -91,7 +91,7 @@ def twin_of(module, live=False):
         settings["output_padding"] = module.output_padding
     kind = TWINS[type(module).__name__.removeprefix("PatchNorm")]
     twin = kind(4, 4, bias=module.bias is not None, dtype=DOUBLE, **settings)
-    # Live: the module's weight, and no bias. Subtracting a bias afterwards would lose what is small beside it.
+    # Live: the module's weight, without bias. Subtracting a bias afterwards would lose small outputs.
     given = {n: p if n == "weight" else torch.zeros_like(p) for n, p in module.named_parameters()}
     return (lambda x: torch.func.functional_call(twin, given, (x,))) if live else twin
 
@@ -148,7 +148,7 @@ def test_one_step_moves_a_position_by_its_own_gradient_times_kappa(form):
 @pytest.mark.parametrize("recompute", [True, False])
 @pytest.mark.parametrize("center", [True, False])
 def test_saved_is_what_the_twin_saves_and_one_number_a_position(center, recompute):
-    """By torch's operations; the kernels in C++ never keep the output of the convolution."""
+    """For torch's operations; the C++ kernels never keep the output of the convolution."""
 
     def saved(module, x):
         found = []
@@ -168,7 +168,7 @@ def test_saved_is_what_the_twin_saves_and_one_number_a_position(center, recomput
 @pytest.mark.parametrize(("length", "kept"), [(4, True), (12, False)])
 @pytest.mark.parametrize("transposed", [False, True])
 def test_an_output_is_kept_where_it_is_small_beside_the_weight(length, kept, transposed):
-    """Unless told otherwise: where it has an eighth as many numbers or fewer."""
+    """By default it is kept if it has at most an eighth of the weight's entries."""
 
     def saved(**settings):
         module = kind(32, 32, 3, padding=1, backend="torch", **settings)
@@ -242,7 +242,7 @@ def test_layout_and_types():
 @pytest.mark.parametrize("batched", [True, False])
 @pytest.mark.parametrize("backend", ["torch", "cpp"])
 def test_one_image_whose_channels_lie_last(backend, batched):
-    """torch.ops.aten.convolution_backward takes a wrong step between its groups: the gradient of the weight was off."""
+    """torch.ops.aten.convolution_backward uses a wrong stride between groups, which gave a wrong weight gradient."""
     module = ad.PatchNormConv2d(6, 4, (3, 2), groups=2, dtype=DOUBLE, backend=backend).to(
         memory_format=torch.channels_last
     )
@@ -297,7 +297,7 @@ def _length(expression, more):
 
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_emitted_lines_follow_the_mathematics(name):
-    """Nothing about the maps is held in a template: another scale prints another scale, and another gradient."""
+    """Templates contain nothing about the maps: another scale prints another scale, and another gradient."""
     changed, change, expected = MUTATIONS[name]
     solution = derive.solve(derive.layer("convolution-1d"))["affine-like"]
     definitions = tuple(

@@ -1,4 +1,4 @@
-"""Where emitted files stand: every import leads to a file of the package, and a target has one folder."""
+"""The paths of emitted files: every import leads to a file of the package, and a target has one folder."""
 
 import ast
 from pathlib import PurePosixPath
@@ -33,7 +33,7 @@ def test_imports_read_from_the_folder_of_their_file(path, line, expected):
 
 
 def astray(texts):
-    """The imports that lead to no file of a package, as (file, module)."""
+    """Return the imports that lead to no file of a package, as (file, module)."""
     found = set()
     for path in [p for p in texts if p.endswith(".py")]:
         for node in ast.walk(ast.parse(texts[path])):
@@ -61,4 +61,4 @@ def test_every_import_leads_to_a_file_and_every_target_has_one_folder(name):
     assert astray(texts) == set()
     assert {path.split("/")[1] for path in texts if path.count("/") > 1} == targets
     del texts["runtime/rows.py"]
-    assert astray(texts), "a file that is missing shows"
+    assert astray(texts), "a missing file is not noticed"

@@ -1,4 +1,4 @@
-"""The plain form of a layer from a file, and its self factor, against automatic differentiation."""
+"""The plain layer from a file, and its self factor, against automatic differentiation."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ GATED = toml(
     "v[i] = sum[j](V[i, j]*x[j])",
     "z[i] = u[i]/(1 + exp(-v[i]))",
 )
-LAYERS = {  # a file, its twin in torch, the shape of its self factor, and whether a map cancels its divergence
+LAYERS = {  # a file, its reference in torch, the shape of its self factor, and whether a map cancels its divergence
     "gated_unit": (GATED, lambda x, U, V: (x @ U.T) * torch.sigmoid(x @ V.T), "diagonal", False),
     "low_rank_unit": (
         toml("low_rank_unit", "n r m", "x: n", "A: r n, U: m r", "z: m", "z[i] = sum[k](U[i, k]*sum[j](A[k, j]*x[j]))"),
@@ -93,7 +93,7 @@ def made(package, name, dtype=torch.float64):
 
 
 def jacobian_products(layer, x):
-    """sum over the parameters of J J^T, where J is the derivative of the output with respect to one of them."""
+    """Return the sum over the parameters of J J^T, where J is the output's derivative with respect to one of them."""
     names, values = zip(*layer.named_parameters(), strict=True)
 
     def output(*parameters):

@@ -1,4 +1,4 @@
-"""What a plan says beside its programs: bounds, initialisation, digest."""
+"""The properties of a plan besides its programs: bounds, initialisation, digest."""
 
 import dataclasses
 import subprocess

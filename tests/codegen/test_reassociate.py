@@ -1,4 +1,4 @@
-"""The backward program: equal to the derivation's own gradients as expressions, to autograd by value, and frugal."""
+"""The backward program: equal to the derivation's gradients as expressions, to autograd by value, and efficient."""
 
 import numpy
 import pytest
@@ -23,7 +23,7 @@ kappa = sympy.Symbol("kappa", positive=True)
 
 
 def meaning(backward, layer, result, indices):
-    """A gradient written out in inputs, parameters and the cotangent, at the given indices."""
+    """Return a gradient in terms of inputs, parameters and the cotangent, at the given indices."""
     target = backward.program.values[result]
     saved = explicit_in(target.entry, backward.program, backward.saved)
     return rename(expand_definitions(saved, layer.scope), dict(zip(target.indices, indices, strict=True)))
@@ -38,7 +38,7 @@ def test_gradients_equal_those_of_the_derivation(solution, backward):
 
 
 def theory(name):
-    """Section 8 of the theory: dx = s W^T g - s^2 (g.z) x and its like, with s = 1/sqrt(|x|^2 + 1) and kappa = 1."""
+    """Section 8 of the theory: dx = s W^T g - s^2 (g.z) x and similar, with s = 1/sqrt(|x|^2 + 1) and kappa = 1."""
     length = IndexedSum(x[s, k] ** 2, k)
     back = IndexedSum(W[i, j] * g[s, i], i)
     product = IndexedSum(W[i, k] * x[s, k], k)
@@ -71,7 +71,7 @@ def test_one_number_a_row_is_saved_and_the_pre_activation_is_not_recomputed(forw
 def test_narrow_factors_are_computed_at_their_own_width(backward):
     (dx,) = [p for p in backward.program.instructions if p.target.name == "dx"]
     assert isinstance(dx, Pointwise)
-    assert dx.expression.count_ops() <= 4, "two products and a difference are all that happens at full width"
+    assert dx.expression.count_ops() <= 4, "full width needs only two products and a difference"
 
 
 def random_inputs(program, rng, sizes):
@@ -136,7 +136,7 @@ def test_map_gradients_equal_autograd(solution, forward):
 
 
 def test_a_corrupted_pass_is_caught(solution, forward, monkeypatch):
-    """The tests above are gates: a wrong derivative rule must not pass them."""
+    """A wrong derivative rule must fail the tests above."""
     from codegen.passes import differentiate
 
     right = differentiate.slope

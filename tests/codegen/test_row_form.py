@@ -26,7 +26,7 @@ LENGTHS = {"t": 3, "p": 2, "u": 2, "v": 3, "f": 4, "e": 2}
 
 
 def drawn(seed):
-    """A text, the axes of its tensors by their letters, and whether there is a bias."""
+    """Return a random layer file, the axes of its tensors by letters, and whether there is a bias."""
     rng = random.Random(seed)
     samples, units, features = (
         ["t", "p"][: rng.randint(0, 2)],
@@ -47,7 +47,7 @@ def drawn(seed):
 
 
 def reference(axes, form, x, W, b=None):
-    """The map by einsum."""
+    """Return the map by einsum."""
     letters = {name: "".join(listed) for name, listed in axes.items()}
     product = torch.einsum(f"s{letters['x']},{letters['W']}->s{letters['z']}", x, W)
     positions = "".join(a for a in letters["z"] if a in letters["x"])
@@ -161,7 +161,7 @@ def test_a_map_at_an_angle_has_the_shipped_kernels_and_the_general_numbers(gener
 
 
 def test_an_angle_of_another_size_is_left_to_the_general_path():
-    """The number of tokens is called ``n``, and the length of a row is not."""
+    """Here ``n`` is the number of tokens, not the length of a row."""
     text = toml("drawn", "k n m", "x: n k", "W: m k, b: m", "z: n m", "z[t, i] = sum[j](W[i, j]*x[t, j]) + b[i]")
     form = row_form(loads_spec(text))
     assert form is not None
@@ -199,11 +199,11 @@ def test_lengths_may_be_numbers_and_alike():
     assert all(form is not None and form.layout is None for form in forms)
     assert str(forms[0].layer.parameters[0].axes) == "(m, n)"
     shared = toml("shared", "n", "x: n", "W: n n", "z: n", "z[i] = sum[j](W[i, j]*x[j])/n")
-    assert row_form(loads_spec(shared)) is None  # which of the two lengths n is, is not said
+    assert row_form(loads_spec(shared)) is None  # n could be either of the two lengths
 
 
 def test_a_layout_that_mixes_tokens_and_features_shows(generated):
-    """Break the layout on purpose."""
+    """Mutate the layout."""
     text = toml("drawn", "T n m", "x: n T", "W: m n", "z: T m", "z[t, i] = sum[j](W[i, j]*x[j, t])")
     made = generated(text)
     layout = importlib.import_module(f"{made.__name__}.runtime.row_layout").RowLayout

@@ -1,4 +1,4 @@
-"""The row scale where rows may be squared as they are: the same numbers as at any magnitude, in fewer calls."""
+"""The row scale for rows that are safe to square: the same numbers as the general path, in fewer calls."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ types = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 
 
 def scale_of(module: ModuleType, x: torch.Tensor) -> torch.Tensor:
-    """The row scale that the map itself gives, at kappa 3."""
+    """Return the row scale of the map itself, at kappa 3."""
     W, b = torch.randn(5, x.shape[1], dtype=x.dtype), torch.randn(5, dtype=x.dtype)
     operands = (x, W) if module is torch_norm_like_without_bias else (x, W, b)
     return CLASSES[module].apply(*operands, 3.0)[1]
@@ -36,7 +36,7 @@ def scale_of(module: ModuleType, x: torch.Tensor) -> torch.Tensor:
 @types
 @pytest.mark.parametrize("power", [-60, -30, -14, -5, 0, 5, 14, 18, 30, 60])
 def test_the_scale_is_the_one_of_any_magnitude(module, dtype, power):
-    """On both sides of the limits of what may be squared; rows of one matrix differ by as much."""
+    """For rows on both sides of the limits of safe squares, also within one matrix."""
     torch.manual_seed(0)
     x = torch.randn(6, 7, dtype=torch.float64) * 10.0 ** min(max(power, -37 if dtype == torch.float32 else -99), 37)
     x = torch.cat([x, torch.randn(1, 7, dtype=torch.float64)])
@@ -67,7 +67,7 @@ def test_squares_are_taken_only_where_that_is_safe(dtype):
 
 
 def test_a_limit_that_lets_too_much_through_is_seen(monkeypatch):
-    """Squares taken without looking lose short rows of a normaliser; the comparison above would fail."""
+    """Without the check, squares of a normaliser's short rows underflow; the comparison above must fail."""
 
     def careless(x):
         return torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_(), None
@@ -96,7 +96,7 @@ def gradients_of(module: ModuleType, dtype: torch.dtype) -> list[torch.Tensor]:
 @types
 @pytest.mark.parametrize("block", [1, 6, 60, 110])
 def test_gradients_taken_by_blocks_of_rows_are_those_of_all_rows_at_once(module, dtype, block, monkeypatch):
-    """Blocks of one row too, though it holds more numbers than a block, and a last one that is shorter."""
+    """Also with blocks of a single row that exceeds the block size, and with a shorter last block."""
     whole = gradients_of(module, dtype)
     monkeypatch.setattr(rows_module, "_BLOCK", block)
     calls = []

@@ -18,7 +18,7 @@ DOUBLE = torch.float64
 
 
 def kernels(module, output):
-    """For an output (samples, units) the matrix K_ss of each sample: its Jacobian by all parameters, times itself."""
+    """Return K_ss of each sample of an output (samples, units): J J^T over all parameters."""
     parameters = list(module.parameters())
     found = []
     for sample in output:
@@ -32,7 +32,7 @@ def kernels(module, output):
 
 
 def isotropic(factors, units):
-    """One multiple of the identity a sample."""
+    """Return one multiple of the identity per sample."""
     return factors.reshape(-1, 1, 1) * torch.eye(units, dtype=DOUBLE)
 
 

@@ -1,4 +1,4 @@
-"""Derivatives written through the value, where the value determines the argument."""
+"""Derivatives in terms of the value, if the value determines the argument."""
 
 import pytest
 import sympy

@@ -1,4 +1,4 @@
-"""A layer from a text file as code: equal to its twin divided by autograd's self factor, aligned by one step."""
+"""Code for a layer file: equal to the reference scaled by autograd's self factor, and one step moves it as derived."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ BATCH = 3
 KINDS = ("affine_like", "norm_like")
 MAPS = [(name, kind) for name in FILES for kind in KINDS if (name, kind) != ("no_bias", "affine_like")]
 ONE_KIND = [(name, KINDS[1 if name == "no_bias" else k % 2]) for k, name in enumerate(FILES)]  # for slow tests
-pytestmark = [  # torch's own, of forward mode and of arrays that it cannot write to
+pytestmark = [  # torch's own warnings about forward mode and read-only arrays
     pytest.mark.filterwarnings("ignore:.torch.jit.script(_method)?. is deprecated:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:The given NumPy array is not writable"),
@@ -76,7 +76,7 @@ def length(axis, sizes):
 
 
 def tensors(name, batch=BATCH, seed=0):
-    """Random inputs, then parameters, of a layer."""
+    """Return random inputs, then parameters, of a layer."""
     generator = torch.Generator().manual_seed(seed)
     sizes, made = FILES[name].sizes, []
     for t in layer(name).inputs:
@@ -91,7 +91,7 @@ def tensors(name, batch=BATCH, seed=0):
 
 
 def call(made, name, kind):
-    """The function of a map, at KAPPA and at the sizes that no tensor shows."""
+    """Return the function of a map, at KAPPA and at the sizes that no tensor determines."""
     function = getattr(made.functional, f"{name}_{kind}")
     named = [
         p.name
@@ -102,7 +102,7 @@ def call(made, name, kind):
 
 
 def expected(name, kind, operands):
-    """The map from the twin and from autograd's derivatives of it by the parameters."""
+    """Return the map computed from the twin and autograd's derivatives of it with respect to the parameters."""
     file, inputs = FILES[name], len(layer(name).inputs)
     plan = layer_plan(solve(layer(name))[kind.replace("_", "-")])
     parameters = [p.name for p in layer(name).parameters]
@@ -166,7 +166,7 @@ def test_one_step_moves_a_lone_position_by_its_own_gradient(package, name):
 
 
 def constructed(made, name, kind, **changes):
-    """A module of a layer with random parameters; its sizes are given by name."""
+    """Return a module of a layer with random parameters; sizes are passed by name."""
     words = "".join(w.capitalize() for w in f"{name}_{kind}".split("_"))
     made_class = getattr(made, words)
     sizes = {p: FILES[name].sizes[p] for p in inspect.signature(made_class).parameters if p in FILES[name].sizes}
@@ -376,7 +376,7 @@ LOOK_UP = toml("look_up", "v n p", "t: p < v", "W: v n", "z: p n", "z[q, i] = W[
 GAINED = toml("gained", "n m", "x: n", "W: m n, g: m", "z: m", "z[i] = g[i]*sum[j](W[i, j]*x[j])")
 SUMMED = toml("summed", "L P K", "x: L", "W: K", "z: P", "z[p] = sum[k](W[k]*(x[p + k] - sum[l:K](x[p + l])/K))")
 REFUSED = [
-    (SUMMED, [], "the sum of all entries of W is one number"),
+    (SUMMED, [], "the sum of all entries of W is a single number"),
     (AFFINE.replace("scaled_affine", "json"), [], "would hide the module"),
     (AFFINE.replace('"scaled_affine"', '"a; import os"'), [], "cannot name a layer"),
     (AFFINE.replace("W", "training"), [], "'training' would hide a name of torch.nn.Module"),
@@ -399,7 +399,7 @@ def test_what_cannot_be_generated_is_refused_with_the_reason(tmp_path, capsys, t
 
 
 def test_a_target_that_lacks_what_a_layer_uses_is_named_or_left_out(tmp_path, capsys, monkeypatch):
-    """Every function of layer files has C++ code today; this is what is said of the first that has none."""
+    """All functions of layer files have C++ code; this tests the message for one without."""
 
     def lacking(target, layer, plans):
         raise UsageError("no kernel knows gamma")
@@ -440,7 +440,7 @@ def test_public_names_of_modules_are_known():
 def test_an_angle_may_use_only_sizes_of_the_layer():
     from derive.formula import parse_angle
 
-    with pytest.raises(UsageError, match="uses n, which is no size"):
+    with pytest.raises(UsageError, match="uses n, which is not a size"):
         build_layer(loads_spec(AFFINE.replace('"n"', '"k"')), angle=parse_angle("atan(r/n)"))
 
 

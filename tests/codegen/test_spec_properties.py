@@ -1,4 +1,4 @@
-"""Any layer whose map exists is generated: random files, each aligned by one step and differentiated rightly."""
+"""Any layer with a map is generated: random files, each checked by one step and by derivatives."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ functions = st.sampled_from(
         "({})**2/2",
         "cos({} - 1)",
         "exp({}/2)",
-        "sqrt(1 + ({})**2)",  # of the whole entry, or a root of a negative number is drawn
+        "sqrt(1 + ({})**2)",  # squared as a whole, to avoid the root of a negative number
         "log(2 + abs({}))",
         "max({}, -0.5)",
         "u[j]*{}",
@@ -42,7 +42,7 @@ offsets = st.sampled_from(["", " + b[i]", " + 3*b[i]", " - b[i]/2", " + b[i] + c
 
 @st.composite
 def layers(draw):
-    """Return the text of a layer with one or two weights and perhaps offsets."""
+    """Return the text of a layer with one or two weights and optional offsets."""
     terms = [f"sum[j](A[i, j]*{draw(functions).format(draw(x_entries))})"]
     if draw(st.booleans()):
         terms.append(f"sum[h](C[i, h]*{draw(y_entries)})")
@@ -61,7 +61,7 @@ def layers(draw):
 
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory):
-    """Write a package under a name of its own and import it."""
+    """Write a package under a unique name and import it."""
     folder, numbers = tmp_path_factory.mktemp("drawn"), itertools.count()
     sys.path.insert(0, str(folder))
 
@@ -91,7 +91,7 @@ def random_inputs(layer):
 
 
 def check(module, inputs):
-    """One step moves the output by -eta kappa g; slopes agree with differences along a random direction."""
+    """Check that one step moves the output by -eta kappa g, and slopes against differences in a random direction."""
     z = module(*inputs).detach()
     g = torch.randn_like(z)
     real = [x.requires_grad_() for x in inputs if x.is_floating_point()]
@@ -111,7 +111,7 @@ def check(module, inputs):
 
 
 def has_energy(module, inputs):
-    """Whether the weights enter the output: without energy a normalising map leaves its weight part out."""
+    """Whether the weights affect the output: at energy zero a normalising map has no weight part."""
     weights = [p for name, p in module.named_parameters() if name in "AC"]
     with torch.no_grad():
         z, old = module(*inputs), [w.clone() for w in weights]
@@ -137,7 +137,7 @@ def test_more_random_layers_are_generated_and_aligned(packages, text, number):
 
 
 def check_all(packages, text, number):
-    """Check every map of a layer, under sizes of the test."""
+    """Check every map of a layer."""
     layer = loads_spec(text)
     texts = build_layer(layer)
     made = packages(texts)

@@ -1,4 +1,4 @@
-"""A layer of rows is one step of a compiled graph: few guards, right values, and the messages of an eager call."""
+"""A layer of rows is one step of a compiled graph: few guards, correct values, and the messages of an eager call."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ def _fresh():
 
 
 def graphs_of(function, *given):
-    """Return the graphs that a compiler is given, run eagerly, and the result."""
+    """Return the graphs that a compiler gets (run eagerly), and the result."""
     found = []
 
     def kept(graph, inputs):

@@ -1,4 +1,4 @@
-"""SymPy's printers of code and of itself: what they refuse or get wrong, and that this project goes another way."""
+"""SymPy's code printers and ``srepr``: what they refuse or get wrong, and what this project does instead."""
 
 import ast
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Templates hold signatures, memory and checks, and no result of the mathematics."""
+"""Templates hold signatures, memory and checks, but no result of the mathematics."""
 
 import re
 from pathlib import Path
@@ -16,8 +16,8 @@ FORMULAS = [
     r"F\.linear\(",
     r"addcmul|mul_|addmm",
 ]
-LENGTHS = r"\+\s*1\b(?!\])"  # of windows and kernels, which are no part of a map
-LOW_RANK = r"[a-zA-Z)\]]\s@\s"  # the two factors of an adapter, whose product peft defines
+LENGTHS = r"\+\s*1\b(?!\])"  # lengths of windows and filters, which are not part of a map
+LOW_RANK = r"[a-zA-Z)\]]\s@\s"  # the product of an adapter's two factors, which peft defines
 ALLOWED = {
     "peft_lora.py.jinja": {LOW_RANK},
     "rows.py": {"sqrt"},

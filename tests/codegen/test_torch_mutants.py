@@ -1,4 +1,4 @@
-"""Damage to lines that the torch target emits must show, in every form in which a map is computed."""
+"""Mutants of the torch target's lines must be caught, in every form in which a map is computed."""
 
 import importlib
 import shutil
@@ -21,7 +21,7 @@ ROWS, PATCHES, SHARED = (
 KAPPA = 1.7
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script(_method)?. is deprecated:DeprecationWarning")
 
-DAMAGE = {  # file, text, other text
+DAMAGE = {  # file, text, replacement
     "row term added": (ROWS, "addcmul_(c, u, value=-1)", "addcmul_(c, u, value=1)"),
     "row term added, in a graph": (ROWS, "(f * gW - c * u)", "(f * gW + c * u)"),
     "one dropped under the root": (ROWS, "E.add_(1).rsqrt_()", "E.rsqrt_()"),
@@ -60,7 +60,7 @@ def patches(x, W, b, dilation=1):
 
 
 def forms(function, inputs):
-    """The output, tangent, gradients and second gradients of a function in float64, and in bfloat16 what can be had."""
+    """Return output, tangent, gradients and second gradients in float64, and those possible in bfloat16."""
     z, tangent = torch.func.jvp(function, tuple(inputs), tuple(t.cos() for t in inputs))
     leaves = [t.clone().requires_grad_() for t in inputs]
     plain = torch.autograd.grad(function(*leaves).sin().sum(), leaves)
@@ -70,7 +70,7 @@ def forms(function, inputs):
 
 
 def departs(package):
-    """Whether a package's functions differ from twins that are written by hand."""
+    """Whether a package's functions differ from handwritten references."""
     generator = torch.Generator().manual_seed(0)
     spaced = partial(patches, dilation=2)  # sums over such patches go axis by axis, others through a pooling call
     for name, twin, shapes, more in (

@@ -1,4 +1,4 @@
-"""Rows of unit length as programs: what QK-norm is is proved, and the backward pass is the derived one."""
+"""Rows of unit length as programs: QK-norm is proved to be this map, and the backward pass is the derived one."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ from derive.layers import layer
 
 @pytest.fixture
 def anew():
-    """Nothing remembered from before, nor left behind."""
+    """Clear the caches before and after the test."""
     unit_rows.cache_clear()
     yield
     unit_rows.cache_clear()
@@ -65,7 +65,7 @@ def test_equations_are_those_of_the_layer_and_the_input_is_not_read():
 
 
 def test_a_backward_pass_that_needs_the_input_is_refused(anew, monkeypatch):
-    """A map whose row is no multiple of the input: the input does not follow from what is kept."""
+    """A map whose row is not a multiple of the input: the input does not follow from the kept values."""
     made = replace(layer("l2-norm"), output=replace(layer("l2-norm").output, expression=shifted(layer("l2-norm"))))
     monkeypatch.setattr(home, "layer", lambda name: made if name == "l2-norm" else layer(name))
     monkeypatch.setattr(home, "equal", lambda *_: True)

@@ -3,8 +3,8 @@
     y[s,j] = x[s,j]/sqrt(q[s])
     q[s] = sum[j](x[s,j]**2)
 
-A tile holds whole rows, which are read once and may have any strides, such as those of a packed projection; arithmetic is
-in at least float32. Second derivatives, tangents, empty tensors and heads wider than a tile are left to
+A tile holds whole rows, which are read once and may have any strides, such as those of a packed projection. Arithmetic
+is in at least float32. Second derivatives, tangents, empty tensors and heads wider than a tile are left to
 ``kernels.torch.unit``.
 
 Derivation (SHA-256 of the map): fd83bd9f90bc43402920e6a470375944deedef859c1b9e894fcdcc94303040fb

@@ -145,7 +145,7 @@ def remembers(n: int) -> Any:
 
 
 class Counted(Of):
-    """A layer that is scaled by how often it was called."""
+    """A layer that is scaled by the number of its calls."""
 
     calls = 0
 
@@ -196,5 +196,5 @@ class TwoInputs(nn.Module):
 
 
 def inplace_activation(n: int) -> Any:
-    """Not bad: nothing else looks at what is overwritten."""
+    """Allowed: no other tensor shares the overwritten memory."""
     return Of(n, n, lambda z: F.relu(z, inplace=True)), torch.randn(2, n)

@@ -1,4 +1,4 @@
-"""The derived kernel of a captured module beside ``torch.func.jacrev`` of the module itself, at other sizes."""
+"""Compare the derived kernel of a captured module with ``torch.func.jacrev`` of the module itself, at other sizes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PAIRS = 12
 
 
 def jacobian(sample: Sample, state: Mapping[str, Tensor]) -> Tensor:
-    """``dz/dtheta`` over every parameter that learns, the output's axes first, by ``jacrev``."""
+    """Return ``dz/dtheta`` for all trainable parameters by ``jacrev``, the output's axes first."""
     made = sample.program.made
     learning = {n: state[n].detach() for n, p in made.module.named_parameters() if p.requires_grad}
     aliases = {n for n, _ in made.module.named_parameters(remove_duplicate=False)}
@@ -70,7 +70,7 @@ def largest_difference(found: Captured, factory: Any, sizes: Mapping[str, int], 
 
 
 def _with(sample: Sample, moved: Any) -> tuple[Any, ...]:
-    """The program of a sample whose examples are the moved ones."""
+    """Return the program of a sample with the moved examples."""
     program, inputs = sample.program, iter(moved.inputs)
     made = program.made.changed(lambda _: next(i for i in inputs if isinstance(i, Tensor)).detach())
     return program.given, program.nodes, program.output, program.outputs, made

@@ -1,4 +1,4 @@
-"""Modules as their papers and libraries write them, each behind a factory: what a user would bring."""
+"""Modules as papers and libraries write them, each with a factory: typical modules of users."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def gated_mlp(n: int, m: int) -> Factory:
 
 
 class CausalAttention(nn.Module):
-    """Heads out of one projection, a triangular mask, the weights by hand."""
+    """Heads from one projection, a triangular mask, explicit attention weights."""
 
     def __init__(self, heads: int, width: int) -> None:
         super().__init__()
@@ -144,7 +144,7 @@ def lora(n: int, m: int, r: int) -> Factory:
 
 
 class SoftMixture(nn.Module):
-    """Experts that all answer, weighted by a soft gate."""
+    """A mixture in which all experts contribute, weighted by a soft gate."""
 
     def __init__(self, n: int, h: int, k: int) -> None:
         super().__init__()
@@ -278,7 +278,7 @@ def stop_gradient(n: int, m: int) -> Factory:
 
 
 class CosineHead(nn.Module):
-    """Classes by the angle to a prototype, with a temperature that is one number."""
+    """Class scores by the angle to a prototype, with a scalar temperature."""
 
     def __init__(self, n: int, classes: int) -> None:
         super().__init__()
@@ -293,7 +293,7 @@ def cosine_head(n: int, classes: int) -> Factory:
 
 
 class TiedHead(nn.Module):
-    """An embedding whose table is the output's weight too."""
+    """An embedding whose table is also the output's weight."""
 
     def __init__(self, vocabulary: int, n: int) -> None:
         super().__init__()
@@ -324,7 +324,7 @@ def radial_basis(n: int, m: int) -> Factory:
 
 
 class HeldAngles(nn.Module):
-    """Angles and a scale that no gradient reaches, as rotary positions are written in transformers."""
+    """Detached angles and a detached scale, as in the rotary positions of transformers."""
 
     def __init__(self, n: int) -> None:
         super().__init__()
@@ -349,7 +349,7 @@ def held_angles(n: int) -> Factory:
 
 
 class Structured(nn.Module):
-    """A weight out of a Kronecker product and a diagonal, and entries pooled by their largest."""
+    """A weight made of a Kronecker product and a diagonal, and pooling by the maximum."""
 
     def __init__(self, a: int, b: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""More modules: of torch.nn, and as models of vision and language write them."""
+"""More modules: from torch.nn, and from models of vision and language."""
 
 from __future__ import annotations
 

@@ -14,13 +14,13 @@ LONGEST = 400
 
 
 def names() -> list[str]:
-    """The modules that stand in the first table of the page."""
+    """Return the modules in the first table of the page."""
     table = PAGE.read_text(encoding="utf-8").split("## ")[0]
     return [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| ")][1:]
 
 
 def line(name: str, shape: str, factor: str) -> str:
-    """One module: what its self factor varies over, and the formula where it is short enough to be read."""
+    """Return a module's line: the axes of its self factor, and the formula if it is short enough to read."""
     shown = f"`{factor}`" if len(factor) <= LONGEST else f"a formula of {len(factor):,} characters"
     return f"- **{name}** ({shape}): {shown}"
 

@@ -1,4 +1,4 @@
-"""Modules nobody here wrote, captured: sizes, names, and the proof by value, which must catch a lie."""
+"""Capture of modules from papers and libraries: sizes, names, and the proof, which must catch a wrong layer."""
 
 from __future__ import annotations
 

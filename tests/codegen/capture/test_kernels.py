@@ -1,4 +1,4 @@
-"""The derived kernel of every captured module is that of ``jacrev``, at sizes that no capture has used."""
+"""The derived kernel of every captured module equals that of ``jacrev``, at sizes that the capture did not use."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def check(factory: Any) -> None:
     found = captured(factory)
     used = [{k: v for k, v in s.sizes.items() if k != "B"} for s in found.samples]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch says where vmap of a backward pass is slow
+        warnings.simplefilter("ignore")  # torch warns where vmap of a backward pass is slow
         assert largest_difference(found, factory, other_sizes(factory, used)) < CLOSE
 
 

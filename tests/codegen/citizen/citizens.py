@@ -1,4 +1,4 @@
-"""The generated modules as a table: how each is made, torch's own that it stands for, and an input for it."""
+"""A table of the generated modules: how each is made, torch's counterpart, and an input."""
 
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ import affine_divergence as ad
 
 
 class SelfAttention(nn.Module):
-    """Attention of a sequence to itself; with the weights in view, torch computes it by differentiable operations."""
+    """Self-attention; with ``need_weights`` torch computes it by differentiable operations."""
 
     def __init__(self, attention: nn.Module) -> None:
         super().__init__()
@@ -22,7 +22,7 @@ class SelfAttention(nn.Module):
 
 
 class Citizen(NamedTuple):
-    """A module of the package and its twin in torch, with the shape of one example."""
+    """A module of the package and its counterpart in torch, with the shape of one example."""
 
     ours: Callable[..., nn.Module]
     torchs: Callable[..., nn.Module]
@@ -30,7 +30,7 @@ class Citizen(NamedTuple):
     features: int = -1
 
     def make(self, dtype: torch.dtype = torch.float64, seed: int = 0, **more: Any) -> nn.Module:
-        """Return the module with every parameter drawn, so that none is zero."""
+        """Return the module with all parameters drawn at random, so that none is zero."""
         torch.manual_seed(seed)
         made = self.ours(dtype=dtype, **more)
         with torch.no_grad():
@@ -40,14 +40,14 @@ class Citizen(NamedTuple):
         return made
 
     def example(self, batch: int = 5, dtype: torch.dtype = torch.float64, grow: int = 0, seed: int = 1) -> Tensor:
-        """Return a batch, with every axis but the features longer by ``grow``."""
+        """Return a batch; every axis except the features is longer by ``grow``."""
         shape = [n + grow for n in self.shape]
         shape[self.features] -= grow
         return torch.randn(batch, *shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
 
 
 def rows(kind: Callable[..., nn.Module], **given: Any) -> Citizen:
-    """Return a layer of rows; ``torch.nn.Linear`` is its twin."""
+    """Return a layer of rows; ``torch.nn.Linear`` is its counterpart."""
     bias = given.get("bias", True)
     return Citizen(lambda **more: kind(4, 3, **given, **more), lambda **more: nn.Linear(4, 3, bias, **more), (4,))
 
@@ -64,7 +64,7 @@ def convolution(name: str, **given: Any) -> Citizen:
 
 
 def attention(**given: Any) -> Citizen:
-    """Return self-attention; ``torch.nn.MultiheadAttention`` is its twin."""
+    """Return self-attention; ``torch.nn.MultiheadAttention`` is its counterpart."""
     made = {"embed_dim": 4, "num_heads": 2, "batch_first": True}
     return Citizen(
         lambda **more: SelfAttention(ad.AffineLikeMultiheadAttention(**made, **given, **more)),
@@ -105,7 +105,7 @@ ALWAYS = {
 
 
 def slow_marked(names: Iterable[str]) -> list[Any]:
-    """Return names of modules as parameters: those that differ least from another are tried with the slow tests."""
+    """Return names of modules as test parameters; those that differ little from another are marked slow."""
     return [pytest.param(n, marks=[] if n in ALWAYS else [pytest.mark.slow]) for n in names]
 
 
@@ -119,12 +119,12 @@ torchs_own = [
 
 
 def loss(z: Tensor) -> Tensor:
-    """Return a number that depends on every entry of an output in another way."""
+    """Return a number that depends on every entry of an output differently."""
     z = z.double()
     return (z.square() * torch.arange(1, z.numel() + 1, dtype=torch.float64).cos().reshape(z.shape)).sum()
 
 
 def gradients(module: nn.Module, x: Tensor) -> list[Tensor]:
-    """Return the gradients of the loss by the input and every parameter, in float64."""
+    """Return the gradients of the loss with respect to the input and every parameter, in float64."""
     leaves = [x.detach().clone().requires_grad_(), *module.parameters()]
     return [g.double() for g in torch.autograd.grad(loss(module(leaves[0])), leaves)]

@@ -1,7 +1,7 @@
-"""One rank of a job of several processes: the gradients of a model by its share of a batch, put together by torch.
+"""One rank of a distributed job: a model's gradients from its share of a batch, combined by torch.
 
 Run as ``python ranks.py WAY RANK RANKS FOLDER``, where WAY is ``ddp`` or ``fsdp``; writes ``FOLDER/RANK.pt``, and with
-``ddp`` ``FOLDER/RANK-apart.pt``: what becomes of the gradients where the processes forget to speak with each other.
+``ddp`` ``FOLDER/RANK-apart.pt``: the gradients without synchronisation between the processes.
 """
 
 import os
@@ -20,7 +20,7 @@ import affine_divergence as ad
 
 
 class Model(nn.Module):
-    """Patches, rows of all kinds, and attention, one after the other."""
+    """A sequence of patches, all kinds of rows, and attention."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class Model(nn.Module):
         self.attention = ad.AffineLikeMultiheadAttention(4, 2, batch_first=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return one number a sample for images (batch, 2, 6, 6)."""
+        """Return one number per sample for images (batch, 2, 6, 6)."""
         tokens = self.rows(self.patches(x).flatten(1, 2))
         return self.attention(tokens, tokens, tokens, need_weights=False)[0].square().mean((1, 2))
 
@@ -48,7 +48,7 @@ def model_and_batch() -> tuple[Model, Tensor]:
 
 
 def gradients(model: nn.Module) -> dict[str, Tensor]:
-    """Return the whole gradient of every parameter."""
+    """Return the full gradient of every parameter."""
     found = {}
     for name, parameter in model.named_parameters():
         gradient = parameter.grad
@@ -80,8 +80,8 @@ def main(way: str, rank: int, ranks: int, folder: Path) -> None:
     torch.save(gradients(together), folder / f"{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()
-    # Not by returning: the model would be freed, with it the last reference to gloo's group, which waits for its thread
-    # while it holds the GIL, and the thread wants the GIL to free the barrier. Torch 2.13 hangs there now and then.
+    # Exit without returning: freeing the model frees the last reference to gloo's group, which waits for its thread
+    # while holding the GIL, and the thread needs the GIL to free the barrier. Torch 2.13 sometimes hangs there.
     os._exit(0)
 
 

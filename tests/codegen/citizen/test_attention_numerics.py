@@ -1,4 +1,4 @@
-"""Attention at the ends of the numbers, in every setting: nothing, very small or large, not a number; what it keeps."""
+"""Attention with extreme inputs in every setting: empty, very small or large, not a number; and its saved memory."""
 
 import math
 
@@ -30,7 +30,7 @@ weights = pytest.mark.parametrize("weights", [True, False], ids=["weights", "fus
 
 
 def make(setting, dtype=torch.float64, **more):
-    """Return the module with parameters that every type holds exactly."""
+    """Return the module with parameters that every type represents exactly."""
     torch.manual_seed(0)
     given = {"batch_first": True, **SETTINGS[setting], **more}
     made = ad.AffineLikeMultiheadAttention(E, H, dtype=torch.float64, **given)
@@ -95,7 +95,7 @@ def test_empty_batches_and_sequences(setting, weights):
 @settings
 @weights
 def test_any_strides_of_tokens_masks_and_gradient(setting, weights):
-    """Tokens first and last, every other number, one token many times; nothing that is given is written to."""
+    """Sequence-first and batch-first layouts, strided and expanded tensors; no input is overwritten."""
     module = make(setting)
     x, y = tokens(N, L), tokens(N, S, seed=2)
     mask = torch.linspace(-2, 1, N * H * L * S, dtype=torch.float64).reshape(N * H, L, S)
@@ -139,9 +139,9 @@ class Asking(nn.Module):
 @pytest.mark.parametrize("self_attention", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_kept_is_what_the_twin_keeps_and_four_bytes_a_row(qk_norm, self_attention, dtype, weights):
-    """A row is a token that is projected, one for each product, and with QK-norm a query or key of each head.
+    """A row is a projected token, one for each product, and with QK-norm a query or key of each head.
 
-    Of a packed projection the twin with weights keeps the queries twice.
+    With a packed projection, torch's module with weights keeps the queries twice.
     """
     x, other = tokens(N, L).to(dtype).requires_grad_(), None if self_attention else tokens(N, S).to(dtype)
     answering = L if self_attention else S
@@ -167,7 +167,7 @@ def test_sequence_first_is_batch_first_turned(setting):
 
 
 def test_a_gradient_beyond_its_type_is_noticed():
-    """The quotient by the tokens' share, taken in half precision: its gradient squares long tokens."""
+    """The division by the tokens' share in half precision overflows: its gradient squares long tokens."""
     x = torch.tensor([[3e4, 1.0]], dtype=torch.float16, requires_grad=True)
     share = torch.tensor([[0.2]], dtype=torch.float16, requires_grad=True)
     assert not torch.autograd.grad((x / share.clone()).to(torch.float32).sum(), share)[0].isfinite().all()

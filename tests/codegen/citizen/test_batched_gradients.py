@@ -1,4 +1,4 @@
-"""Gradients of many cotangents at once, whole Jacobians, and graphs in which a module is one step."""
+"""Gradients of several cotangents at once, full Jacobians, and graphs in which a module is one node."""
 
 import pytest
 import torch
@@ -9,11 +9,11 @@ import affine_divergence as ad
 from tests.codegen.citizen.citizens import CITIZENS, citizens, slow_marked, torchs_own
 
 pytestmark = torchs_own
-ENOUGH = 300  # samples, with which the kernels for rows are taken
+ENOUGH = 300  # samples, enough for the kernels of rows
 
 
 def is_a_loop(module, x):
-    """Whether gradients of three cotangents at once are those of one after the other."""
+    """Whether the gradients of three cotangents at once equal those of each alone."""
     leaves = [x.detach().requires_grad_(), *module.parameters()]
     z = module(leaves[0])
     cotangents = torch.randn(3, *z.shape, dtype=z.dtype, generator=torch.Generator().manual_seed(2))
@@ -38,7 +38,7 @@ def test_many_cotangents_are_a_loop_where_rows_are_taken_in_blocks(backend):
 
 
 class Overwriting(torch.autograd.Function):
-    """A product whose gradient is written over memory that has no room for several."""
+    """A product whose gradient overwrites memory that is too small for several cotangents."""
 
     @staticmethod
     def forward(ctx, x):
@@ -86,7 +86,7 @@ def test_a_module_is_one_step_of_a_symbolic_trace(name):
 
 
 def odd():
-    """Inputs that are no dense tensors of real numbers, and a word of what is said of each."""
+    """Return inputs that are not dense real tensors, each with a part of its error message."""
     rows = torch.randn(32, 64)
     ragged = [rows[:3], rows[:5]]
     return {

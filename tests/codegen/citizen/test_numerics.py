@@ -1,4 +1,4 @@
-"""Every module at the ends of the numbers: nothing, very small, very large, not a number; and what it keeps."""
+"""Every module with extreme inputs: empty, very small, very large, not a number; and its saved memory."""
 
 import math
 
@@ -9,7 +9,7 @@ import affine_divergence as ad
 from affine_divergence.runtime.patches import ROOM
 from tests.codegen.citizen.citizens import CITIZENS, citizens, gradients, slow_marked
 
-OF_SAMPLES = slow_marked(n for n in CITIZENS if "attention" not in n)  # the scores of attention are no sample's own
+OF_SAMPLES = slow_marked(n for n in CITIZENS if "attention" not in n)  # attention's scores depend on several samples
 samples = pytest.mark.parametrize("name", OF_SAMPLES)
 EXTREMES = [
     *((torch.float32, size) for size in (0.0, 1e-30, 1e30)),
@@ -19,7 +19,7 @@ EXTREMES = [
 
 
 def apart(a, b):
-    """The distance of two tensors relative to the length of the second."""
+    """Return the distance of two tensors relative to the norm of the second."""
     a, b = a.detach().double(), b.detach().double()
     return float((a - b).norm() / b.norm().clamp_min(torch.finfo(torch.float64).tiny))
 
@@ -106,7 +106,7 @@ def test_nothing_given_is_written_to(name, dtype):
 
 
 def kept(module, x):
-    """Bytes that a module keeps for its backward pass beside its parameters."""
+    """Return the bytes that a module saves for its backward pass besides its parameters."""
     found = {}
 
     def keep(tensor):
@@ -122,7 +122,7 @@ def kept(module, x):
 @samples
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_kept_is_what_the_twin_keeps_and_four_bytes_a_position(name, dtype):
-    """A position is a row, or a place of the output for each group of channels; ``recompute=False`` keeps more."""
+    """A position is a row, or an output position for each group of channels; ``recompute=False`` keeps more."""
     module, twin = CITIZENS[name].make(dtype), CITIZENS[name].torchs(dtype=dtype)
     x = CITIZENS[name].example(dtype=dtype).requires_grad_()
     z = module(x)
@@ -158,7 +158,7 @@ def test_long_rows_lose_no_digits_of_their_length(backend, n):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_kappa_is_held_against_the_range_of_the_type(dtype):
-    """What is taken gives finite outputs and gradients; what is not is named with the numbers that are."""
+    """An accepted kappa gives finite outputs and gradients; a refused one is named with the accepted range."""
     own, wide = torch.finfo(dtype), torch.finfo(torch.promote_types(dtype, torch.float32))
     x, low = torch.randn(300, 4).to(dtype), max(own.tiny**2, wide.tiny)
     high = 1e200 if dtype == torch.float64 else min(own.max**2, wide.max)

@@ -1,4 +1,4 @@
-"""Kernels read only what they can read: every operand and every temporary is checked, for all layers and targets."""
+"""Every operand and temporary is checked before a kernel reads it, for all layers and targets."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def made(kind: str, dtype: torch.dtype = torch.float32) -> tuple[torch.nn.Module
 
 
 def gradients(layer: torch.nn.Module, x: Tensor, g: Tensor, autocast: frozenset[str] = frozenset()) -> list[Tensor]:
-    """The gradients of one step, with autocast around the named passes."""
+    """Return the gradients of one step, with autocast around the named passes."""
     leaves = [t for t in (x, *layer.parameters()) if t.requires_grad]
     for leaf in leaves:
         leaf.grad = None
@@ -110,14 +110,14 @@ for name, (function, operands) in calls.items():
 
 
 def test_wrapped_operands_are_left_to_torch():
-    """In a process of its own, which a kernel that reads a wrapper's address ends: the last line names the call."""
+    """Runs in its own process, which a kernel that reads a wrapper's address crashes; the last line names the call."""
     done = subprocess.run([sys.executable, "-c", WRAPPED], cwd=ROOT, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(done.stdout.splitlines()) == 11
 
 
 class _Halves(TorchFunctionMode):
-    """Replaces what products give by what a kernel would read wrongly."""
+    """Replaces the results of products by tensors that a kernel would misread."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
@@ -200,7 +200,7 @@ def test_outside_autocast_is_seen_inside():
 
 
 def test_saved_tensors_that_a_hook_changed_are_checked():
-    """A hook may give back another type; the kernels then leave the pass to torch, which says so or is right."""
+    """A hook may return another type; the pass is then left to torch, which raises an error or is correct."""
     layer, x, g = made("affine-like")
     wanted = gradients(layer, x, g)
     with torch.autograd.graph.saved_tensors_hooks(lambda t: t.bfloat16(), lambda t: t.float()):

@@ -1,4 +1,4 @@
-"""Two processes that share a batch, or the parameters too, have the gradients of one that has it all."""
+"""Two processes that share a batch (and the parameters too) have the same gradients as one process."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ pytestmark = [
 
 
 def run(way, folder):
-    """Run every rank of a job; its processes are ended whatever happens."""
+    """Run every rank of a job; its processes are always terminated."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(Path(__file__).with_name("ranks.py")), way]
     jobs = [
@@ -40,7 +40,7 @@ def run(way, folder):
     finally:
         for job in jobs:
             job.kill()
-            job.communicate()  # a process that nobody waited for is a warning in whichever test comes next
+            job.communicate()  # reap the process, or a later test gets the warning
 
 
 def alone():
@@ -58,9 +58,9 @@ def alike(found, expected):
 @pytest.mark.parametrize("way", ["ddp", "fsdp"])
 def test_gradients_are_those_of_one_process(way, tmp_path):
     expected = alone()
-    assert all(g.abs().max() > 1e-6 for g in expected.values()), "a gradient that says nothing"
+    assert all(g.abs().max() > 1e-6 for g in expected.values()), "a gradient is zero, so the comparison proves nothing"
     run(way, tmp_path)
     assert all(alike(torch.load(tmp_path / f"{rank}.pt"), expected) for rank in range(RANKS))
     if way == "ddp":
         apart = [torch.load(tmp_path / f"{rank}-apart.pt") for rank in range(RANKS)]
-        assert not any(alike(found, expected) for found in apart), "processes that do not speak are not noticed"
+        assert not any(alike(found, expected) for found in apart), "missing synchronisation is not noticed"

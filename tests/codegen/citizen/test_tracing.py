@@ -1,4 +1,4 @@
-"""Every module read by torch's compilers: one graph, few recompilations, programs that take any batch, ONNX."""
+"""Every module under torch's compilers: one graph, few recompilations, exported programs for any batch, ONNX."""
 
 import io
 import re
@@ -30,7 +30,7 @@ def marked(names):
 
 
 def compiled_again(module, batches):
-    """How often a module is compiled after the first batch, as one graph with dynamic shapes, forward and backward."""
+    """Return how often a module is recompiled after the first batch, as one graph with dynamic shapes."""
     torch.compiler.reset()
     counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(module, fullgraph=True, dynamic=True, backend=counter)
@@ -48,7 +48,7 @@ def compiled_again(module, batches):
 
 @pytest.mark.parametrize("name", marked(COMPILED))
 def test_one_compilation_serves_every_batch(name):
-    """On one side of the 1024 numbers from which on a graph may have kernels."""
+    """For batches on one side of the 1024 entries from which on a graph may have kernels."""
     citizen = CITIZENS[name]
     assert compiled_again(citizen.make(), [citizen.example(batch) for batch in (3, 4, 5)]) == 0
 
@@ -62,7 +62,7 @@ def test_at_most_one_more_serves_every_extent(name):
 
 
 def overwritten(graph_module):
-    """Return the names of the in-place operations on what a graph, or one within it, returns."""
+    """Return the names of in-place operations on the results of a graph or its subgraphs."""
     found = []
     for module in graph_module.modules():
         if isinstance(module, torch.fx.GraphModule):
@@ -84,7 +84,7 @@ class Overwriting(torch.autograd.Function):
 
 
 def compiled_as(function, x):
-    """Return the compiled result of a function with one graph, and what that graph overwrites."""
+    """Return the result of a function compiled as one graph, and the results that the graph overwrites."""
     torch.compiler.reset()
     found = []
 
@@ -115,7 +115,7 @@ def test_a_traced_module_computes_other_batches_and_their_gradients(name):
     citizen = CITIZENS[name]
     module, x = citizen.make(), citizen.example(6, seed=2).requires_grad_()
     traced = torch.jit.trace(module, (citizen.example(),), check_trace=False)
-    for scale in (1, 1e150):  # squares that are safe for one example need not be for another
+    for scale in (1, 1e150):  # squares in range for one example may overflow for another
         z, y = (called(scale * x) for called in (traced, module))
         torch.testing.assert_close(z, y)
     gradients = [torch.autograd.grad(loss(called(x)), [x, *module.parameters()]) for called in (traced, module)]
@@ -123,7 +123,7 @@ def test_a_traced_module_computes_other_batches_and_their_gradients(name):
 
 
 class OneGraphABatch(nn.Module):
-    """A product whose factor stands in a table by the size of the batch."""
+    """A product whose factor is looked up by the size of the batch."""
 
     def forward(self, x):
         return x * {5: 1.0, 7: 2.0, 9: 3.0}[x.shape[0]]
@@ -145,7 +145,7 @@ def test_an_exported_program_takes_any_batch(name):
 
 
 def in_onnx(module, x):
-    """Return a function of an array that ONNX Runtime computes from what torch's exporter makes of a module."""
+    """Return a function of an array: ONNX Runtime on the export of a module."""
     pytest.importorskip("onnxscript", reason="needs onnx and onnxscript")
     runtime = pytest.importorskip("onnxruntime")
     batch = {0: Dim("batch", min=2)}
@@ -155,7 +155,7 @@ def in_onnx(module, x):
 
 
 def by_traced_exporter(module, x):
-    """Return a function of an array that ONNX Runtime computes from what torch's older exporter makes of a module."""
+    """Return a function of an array: ONNX Runtime on the export of a module by torch's older, tracing exporter."""
     runtime = pytest.importorskip("onnxruntime")
     made = io.BytesIO()
     axes = {"x": {0: "batch"}}

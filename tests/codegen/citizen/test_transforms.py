@@ -1,4 +1,4 @@
-"""Every module under torch's transforms: mapped, moved along tangents, differentiated twice, computed again."""
+"""Every module under torch's transforms: vmap, forward mode, second derivatives, checkpointing."""
 
 import copy
 import pickle
@@ -23,7 +23,7 @@ def test_vmap_is_a_loop(name):
 
 @citizens
 def test_vmap_over_parameters_is_a_loop(name):
-    """An ensemble: every member has parameters of its own."""
+    """An ensemble whose members have their own parameters."""
     members, x = [CITIZENS[name].make(seed=k) for k in range(2)], CITIZENS[name].example(2)
     stacked, _ = torch.func.stack_module_state(members)
     ours = torch.vmap(lambda p: functional_call(members[0], p, (x,)))(stacked)
@@ -144,7 +144,7 @@ def test_autocast_computes_in_its_type_and_keeps_the_parameters(name, dtype):
 
 
 def follows(function, x):
-    """Whether output and gradient lie in memory as the input does: channels last."""
+    """Whether output and gradient are channels-last like the input."""
     layout = LAYOUTS[x.dim()]
     x = x.to(memory_format=layout).requires_grad_()
     z = function(x)
@@ -157,7 +157,7 @@ def follows(function, x):
 def test_channels_last_in_channels_last_out(name, dtype):
     module, x = CITIZENS[name].make(dtype), CITIZENS[name].example(dtype=dtype)
     twin = CITIZENS[name].torchs(dtype=dtype)
-    assert follows(module, x) or not follows(twin, x)  # torch has no such kernel in 16 bits for every processor
+    assert follows(module, x) or not follows(twin, x)  # in 16 bits torch lacks such a kernel on some processors
     alike = [gradients(module, t) for t in (x, x.to(memory_format=LAYOUTS[x.dim()]))]
     for a, b in zip(*alike, strict=True):
         rtol, atol = (1e-4, 1e-3) if dtype == torch.float32 else (0.05, 0.01)  # of terms that cancel: two roundings

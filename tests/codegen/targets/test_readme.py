@@ -1,4 +1,4 @@
-"""The README of targets, followed to the letter: the toy target that it shows is written, listed and generates."""
+"""The toy target in the targets' README: it is written, listed, and generates a package that works."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ README = Path(codegen.targets.__file__).with_name("README.md")
 
 @pytest.fixture
 def toy(monkeypatch, tmp_path):
-    """The folder of the toy target, its line in the list, and a place to import packages from."""
+    """The folder of the toy target, its line in the list, and a folder to import packages from."""
     line, module = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
     folder = tmp_path / "targets" / "toy"
     folder.mkdir(parents=True)

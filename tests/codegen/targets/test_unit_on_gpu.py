@@ -1,4 +1,4 @@
-"""Queries and keys at unit length on a GPU, where there is one: against the formula in float64, by every target."""
+"""Queries and keys of unit length on a GPU, if there is one: every target against the formula in float64."""
 
 import importlib
 import importlib.util
@@ -25,7 +25,7 @@ def pair(request):
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_rows_and_gradients_are_those_of_the_formula(pair, shape, dtype):
     tensors, gradients = operands(shape, dtype, "cuda")
-    if shape[-1] > 1000 or shape[2] > 1000:  # the matrix of projection would be large: the formula's product instead
+    if shape[-1] > 1000 or shape[2] > 1000:  # the projection matrix would be large: use the formula's product instead
         exact = [x.detach().double().requires_grad_() for x in tensors]
         rows = [x / x.norm(dim=-1, keepdim=True) for x in exact]
         right = [t.detach() for t in (*rows, *torch.autograd.grad(rows, exact, [g.double() for g in gradients]))]

@@ -1,4 +1,4 @@
-"""Queries and keys to bring to unit length, and the formula in float64, its gradient from the matrix of projection."""
+"""Queries and keys for unit rows, and the formula in float64 with its gradient by the projection matrix."""
 
 import torch
 
@@ -17,7 +17,7 @@ def operands(shape, dtype=DOUBLE, device="cpu", seed=0):
 
 
 def exact(x, g):
-    """Return unit rows and the gradient with respect to x, (1 - u u^T) g / |x|, of rows that have a direction."""
+    """Return unit rows and the gradient with respect to x, (1 - u u^T) g / |x|, for non-zero rows."""
     x, g = x.detach().double(), g.double()
     length = x.norm(dim=-1, keepdim=True)
     u = x / length
@@ -43,5 +43,5 @@ def errors(ours, right):
 
 
 def worst(ours, right):
-    """Return the largest of the errors; that of few numbers, which is a matter of luck, counts half."""
+    """Return the largest of the errors; the error of a tensor with few entries, which is random, counts half."""
     return max(e * (1 if b.numel() >= 200 else 0.5) for e, b in zip(errors(ours, right), right, strict=True))

@@ -1,4 +1,4 @@
-"""The generated package with its C++ kernels: what they ran is listed, and their sources can be damaged."""
+"""Fixtures for the C++ kernels: their calls are recorded, and their sources can be mutated."""
 
 import shutil
 
@@ -16,14 +16,14 @@ MAPS = (cpp_affine_like, cpp_norm_like, _bare)
 
 
 def pytest_collection_modifyitems(items):
-    """Skip what needs a compiler where there is none."""
+    """Skip tests that need a compiler if there is none."""
     for item in items:
         if cpp_compile.missing() and "targets/cpp" in str(item.path):
             item.add_marker(pytest.mark.skip(reason=cpp_compile.missing()))
 
 
 class Host:
-    """The functions over kernels in C++; ``replace`` damages their sources."""
+    """The functions over C++ kernels; ``replace`` mutates their sources."""
 
     functions, maps = cpp_functional, MAPS
 
@@ -40,7 +40,7 @@ class Host:
 
 
 class Listed:
-    """Compiled code whose calls are listed by the names of the kernels."""
+    """Compiled code that records the names of the kernels called."""
 
     def __init__(self, code, launched):
         self._code, self._launched = code, launched

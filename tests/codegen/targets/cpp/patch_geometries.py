@@ -1,11 +1,11 @@
-"""Geometries whose tiles differ, for every kind of convolution, and how far kernels in C++ depart from float64."""
+"""Geometries with different tilings for every kind of convolution, and errors of the C++ kernels against float64."""
 
 from dataclasses import replace
 
 from tests.codegen.targets.cuda.patch_host import CENTRED, PLAIN, TURNED, error
 from verify.checks.geometry import Geometry
 
-_GATHERED = {  # whose tiles differ: by rows or along the line, one register or many, whole or in part
+_GATHERED = {  # different tilings: by rows or along the line, one register or many, whole or partial
     "by rows": Geometry(1, 3, 45, (3, 3), (1, 1), (1, 1), (1, 1), (5, 32), (0, 0)),
     "along the line": Geometry(1, 19, 21, (3, 3), (1, 1), (1, 1), (1, 1), (9, 7), (0, 0)),
     "steps and holes": Geometry(1, 9, 70, (3, 2), (2, 3), (2, 1), (2, 1), (17, 20), (0, 0)),
@@ -19,7 +19,7 @@ _GATHERED = {  # whose tiles differ: by rows or along the line, one register or 
     "a channel each": Geometry(5, 1, 1, (5, 3), (1, 1), (2, 1), (1, 1), (9, 20), (0, 0)),
     "a channel each, steps and holes": Geometry(4, 1, 1, (3, 2), (2, 3), (2, 1), (2, 1), (17, 20), (0, 0)),
 }
-_SCATTERED = {  # the same names, so that tests name them for any kind
+_SCATTERED = {  # the same names as above, so that tests can use them for any kind
     "by rows": Geometry(1, 3, 45, (3, 3), (1, 2), (1, 1), (1, 1), (5, 16), (0, 1)),
     "along the line": Geometry(1, 19, 21, (4, 4), (2, 2), (1, 1), (1, 1), (9, 7), (0, 0)),
     "steps and holes": Geometry(1, 9, 70, (3, 2), (2, 3), (2, 1), (2, 1), (7, 10), (1, 2)),

@@ -1,4 +1,4 @@
-"""How a call comes to the C++ kernels: past the checks if there is nothing to say, by Python's way or ctypes."""
+"""The ways to the C++ kernels: the fast path or the checks, Python's C API or ctypes."""
 
 import contextlib
 
@@ -26,7 +26,7 @@ layers = pytest.mark.parametrize("name", LAYERS)
 
 @pytest.fixture(autouse=True)
 def ready(monkeypatch):
-    """The kernels are loaded, and no backend is asked for."""
+    """The kernels are loaded, and no backend is requested."""
     monkeypatch.delenv(backends.VARIABLE, raising=False)
     ad.functional.affine_like(X, W, b)
 
@@ -40,7 +40,7 @@ def test_the_usual_call_is_taken_at_once():
 
 
 class Kind(torch.Tensor):
-    """A kind of tensor of its own."""
+    """A subclass of Tensor."""
 
 
 UNUSUAL = {
@@ -82,7 +82,7 @@ def test_what_is_in_force_comes_to_the_checks():
 
 @layers
 def test_a_graph_of_operations_holds_the_whole_map(name):
-    """A kernel is no operation of torch: a graph without it would compute something else, and say nothing."""
+    """A kernel is not a torch operation: a recorded graph without it would silently compute something else."""
     layer, x = LAYERS[name]
     graph = make_fx(layer, tracing_mode="real")(x)
     other = torch.randn_like(x)
@@ -90,7 +90,7 @@ def test_a_graph_of_operations_holds_the_whole_map(name):
 
 
 def counted(layer, x):
-    """Multiplications and additions in products, as torch counts them, forward and backward."""
+    """Return the multiplications and additions that torch counts, forward and backward."""
     forward, backward = (FlopCounterMode(display=False) for _ in range(2))
     with forward:
         z = layer(x.requires_grad_())
@@ -109,7 +109,7 @@ def test_products_are_counted_where_torch_counts_them(name):
 
 @pytest.mark.parametrize("place", ["input", "gradient", "bias"])
 def test_a_sign_that_is_only_noted_is_seen(place):
-    """Torch may keep a tensor as it lies, with a note that its numbers are to be negated."""
+    """Torch may represent a negated tensor by the original memory and a pending negation."""
     x, weight, bias, g = X.double(), W.double(), b.double(), torch.randn(128, 200, dtype=torch.float64)
     noted = {"input": x, "gradient": g, "bias": bias}[place]
     found = []
@@ -124,14 +124,14 @@ def test_a_sign_that_is_only_noted_is_seen(place):
 
 @pytest.fixture
 def by_ctypes(monkeypatch):
-    """Kernels compiled as where Python's headers are not installed."""
+    """Kernels compiled as if Python's headers were not installed."""
     monkeypatch.setattr(cpp_compile, "_python", lambda: ())
     return cpp_compile.compiled.__wrapped__
 
 
 def test_with_headers_or_without_the_results_are_the_same_bits(by_ctypes, monkeypatch):
     if not isinstance(cpp_affine_like.KERNELS.on(X), type(contextlib)):
-        pytest.skip("Python's headers are not installed: there is but one way")
+        pytest.skip("Python's headers are not installed: there is only one way")
     found = []
     for kernels in (cpp_affine_like.KERNELS.on(X), by_ctypes(cpp_affine_like.KERNELS._path, X.dtype)):
         monkeypatch.setitem(cpp_affine_like.KERNELS._made, X.dtype, kernels)
@@ -152,7 +152,7 @@ def test_headers_that_do_not_compile_are_done_without(monkeypatch, tmp_path):
 def test_a_call_of_another_form_is_refused():
     kernels = cpp_affine_like.KERNELS.on(X)
     if isinstance(kernels, cpp_load.Called):
-        pytest.skip("Python's headers are not installed: ctypes knows no number of arguments")
+        pytest.skip("Python's headers are not installed: ctypes does not check the number of arguments")
     with pytest.raises(TypeError, match="a kernel takes 6 values, not 2"):
         kernels.affine_like_u(1, 2)
     with pytest.raises(TypeError):
@@ -162,14 +162,14 @@ def test_a_call_of_another_form_is_refused():
 def test_a_kernel_that_gets_no_memory_says_so():
     kernels = cpp_affine_like.KERNELS.on(X)
     if isinstance(kernels, cpp_load.Called):
-        pytest.skip("Python's headers are not installed: nothing stands between ctypes and a kernel")
+        pytest.skip("Python's headers are not installed: ctypes catches no exceptions of a kernel")
     with pytest.raises(MemoryError):
         kernels.affine_like_db(0, 2**59, 0, 0, 0, 1)  # sums of so many columns
 
 
 @pytest.mark.parametrize("name", ["rows", "patches"])
 def test_what_a_checkpoint_gives_once_is_read_once(name):
-    """The backward pass that no kernel takes, here of a gradient whose sign is only noted, is torch's."""
+    """A backward pass that no kernel accepts, here for a gradient with a pending negation, is torch's."""
     layer, x = LAYERS[name]
     found = []
     for turn in (torch._neg_view, torch.neg):

@@ -1,4 +1,4 @@
-"""When the C++ kernels are taken, how they are compiled, and what is said where they cannot be."""
+"""When the C++ kernels are chosen, how they are compiled, and the messages if they cannot be."""
 
 import importlib
 import os
@@ -22,7 +22,7 @@ W, b = torch.randn(200, 256), torch.randn(200)
 
 @pytest.fixture
 def forgetful(monkeypatch):
-    """Nothing is remembered of what is installed and compiled."""
+    """Clear the caches of what is installed and compiled."""
     monkeypatch.delenv(backends.VARIABLE, raising=False)
     monkeypatch.setattr(backends, "_ON_HOST", {})
     monkeypatch.setattr(backends, "_THERE", {})

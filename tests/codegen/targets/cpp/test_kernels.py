@@ -1,4 +1,4 @@
-"""The C++ kernels against formulas of the theory in float64: the same questions as for those in CUDA, and their own."""
+"""The C++ kernels against formulas of the theory in float64: the tests of the CUDA kernels, and additional ones."""
 
 import pytest
 import torch
@@ -60,13 +60,15 @@ def test_only_what_is_wanted_is_computed_and_it_is_the_same(host, name):
         for k, ours in zip(wanted, torch.autograd.grad(z, [inputs[k] for k in wanted], g), strict=True):
             torch.testing.assert_close(ours, expected[k], rtol=1e-13, atol=1e-14)
         together = len(wanted) == len(inputs) == 3
-        assert len(host.launched) == (2 if together else len(wanted)), "a kernel for each gradient, and no other"
+        assert len(host.launched) == (2 if together else len(wanted)), (
+            "one kernel for each wanted gradient, and no other"
+        )
 
 
 @maps
 @pytest.mark.parametrize("dtype", [SINGLE, DOUBLE], ids=str)
 def test_several_threads_do_the_work_of_one(host, name, dtype, one_thread, monkeypatch):
-    """More rows than threads, and a share that is no multiple of the rows that are summed at once."""
+    """More rows than threads, and a share that is not a multiple of the rows summed at once."""
     monkeypatch.setattr(cpp_launch, "_ENOUGH", 1)
     torch.set_num_threads(3)
     inputs = operands(name, (211, 40, 30), dtype)
@@ -96,12 +98,12 @@ def test_types_without_kernels_take_torchs_operations(host, name):
     assert not host.launched and error(z, MAPS[name][0](*(t.double() for t in inputs), kappa)) <= 3e-3
 
 
-# powers of ten that a row may have, the least without all digits
+# powers of ten for rows; the smallest are subnormal
 SIZES = {SINGLE: range(-44, 38), DOUBLE: range(-320, 307)}
 
 
 def check_every_size(host, dtype):
-    """Compare rows of every size that a type has, beside each other, with exact scales."""
+    """Compare neighbouring rows of every magnitude of a type with exact scales."""
     size = torch.tensor([10.0**power for power in SIZES[dtype]] + [0.0], dtype=DOUBLE)[:, None]
     x = (torch.randn(len(size), 40, dtype=DOUBLE).clamp(-3, 3) * size).to(dtype).double()
     largest = x.abs().amax(1, keepdim=True)
@@ -112,14 +114,14 @@ def check_every_size(host, dtype):
     info, given = torch.finfo(dtype), (x.to(dtype), torch.eye(40, dtype=dtype), torch.zeros(40, dtype=dtype))
     found = host.functions.affine_like(*given, 1.0)
     torch.testing.assert_close(found.double(), scaled, rtol=4 * info.eps, atol=4 * info.tiny)
-    has_scale = (largest == 0) | (largest > 8 * info.tiny)  # one over a shorter row is more than the type can hold
+    has_scale = (largest == 0) | (largest > 8 * info.tiny)  # the inverse of a shorter row overflows
     found = host.functions.norm_like(*given, 2.0).double().where(has_scale, 0.0)
     torch.testing.assert_close(found, normed.where(has_scale, 0.0), rtol=4 * info.eps, atol=4 * info.tiny)
 
 
 @pytest.mark.parametrize("dtype", SIZES, ids=str)
 def test_neighbours_of_every_size(host, dtype):
-    """Whether squares go out of range is asked for each row alone."""
+    """Each row is checked for overflow of its squares separately."""
     check_every_size(host, dtype)
 
 
@@ -145,13 +147,13 @@ ALWAYS = {"sign of the row term", "one dropped under the root", "one row a share
 
 
 def departs(host):
-    """Whether kernels differ from the theory, with one thread and with several, or for rows of some size."""
+    """Whether kernels differ from the theory, with one thread, with several, or for rows of some magnitude."""
     for shape in ((601, 19, 13), (2, 1100, 1030)):
         inputs = operands("affine_like", shape)
-        inputs[0] = (inputs[0].detach() * 0.4).requires_grad_()  # about as long as the one under the root matters
+        inputs[0] = (inputs[0].detach() * 0.4).requires_grad_()  # so short that the 1 under the root matters
         g = torch.randn(shape[0], shape[2], dtype=DOUBLE)
         ours, exact = both(host, "affine_like", inputs, g)
-        for k, tensor in enumerate(inputs):  # each gradient has a kernel of its own for where it alone is wanted
+        for k, tensor in enumerate(inputs):  # each gradient has its own kernel for when only it is wanted
             alone = [t.detach() for t in inputs]
             alone[k] = tensor
             ours += torch.autograd.grad(function(host, "affine_like")(*alone, kappa=kappa), tensor, g)
@@ -176,6 +178,6 @@ def test_a_mutant_is_killed(host, name, monkeypatch, one_thread):
     torch.set_num_threads(2)
     source = host.maps[0].KERNELS._path
     sources = (source, source.with_name("runtime") / "rows.h")
-    assert any(MUTANTS[name][0] in s.read_text() for s in sources), "the line to damage is gone: look again"
+    assert any(MUTANTS[name][0] in s.read_text() for s in sources), "the line to mutate is gone; update the mutant"
     host.damage(MUTANTS[name])
     assert departs(host)

@@ -1,4 +1,4 @@
-"""Kernels in C++ of layers from files: any layer gets them, they run, and they compute what torch's operations do."""
+"""C++ kernels of layers from files: any layer gets them, and they compute the same as torch's operations."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ maps = pytest.mark.parametrize(
         for m in sorted({*ONE_KIND, *EVERYDAY})
     ],
 )
-in_range = pytest.mark.parametrize(  # features that stay in range where the input does not
+in_range = pytest.mark.parametrize(  # features that stay in range although squares of the input do not
     maps.args[0],
     [
         m
@@ -76,7 +76,7 @@ def operands(name, dtype, batch=7, scale=1.0):
 
 
 def run(made, name, kind, given, backend, wanted=None):
-    """The output, and the gradients of the wanted operands, all real ones if none are named."""
+    """Return the output and the gradients of the wanted operands, by default all real ones."""
     function = getattr(made.functional, f"{name}_{kind}")
     keywords = [p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
     settings = {k: FILES[name].sizes[k] for k in keywords if k != "backend"}
@@ -121,7 +121,7 @@ def test_gradients_of_some_operands_alone(package, name, kind):
 @in_range
 @pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e15, 1e30])
 def test_single_precision_at_any_magnitude(package, name, kind, scale):
-    """Against float64, which holds the squares of all these, for features that themselves stay in range."""
+    """Compared with float64, in which all squares are in range, for features that themselves stay in range."""
     made, given = package(name), operands(name, torch.float32, scale=scale)
     exact = run(made, name, kind, [t.double() if t.is_floating_point() else t for t in given], "torch")
     for backend in ("cpp", "torch"):
@@ -142,7 +142,7 @@ def test_no_samples_one_sample_and_strides(package, name, kind):
 
 
 def test_a_damaged_kernel_is_seen(package, tmp_path):
-    """Break a line of the kernel on purpose: the comparison above must notice."""
+    """Mutate a line of the kernel: the comparison above must notice."""
     texts = build_layer(loads_spec(FILES["tanh_features"].text))
     source = texts[file_of("cpp", "affine_like.cpp")]
     broken = (

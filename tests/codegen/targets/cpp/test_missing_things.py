@@ -1,4 +1,4 @@
-"""Where a home, room on the disk or a compiler is missing: torch's operations, one warning at most, no exception."""
+"""Without a home folder, disk space or a compiler: torch's operations, at most one warning, no exception."""
 
 import os
 import shutil
@@ -40,7 +40,7 @@ print(*kinds, len(told), *told)
 
 
 def script(folder, text):
-    """A program that stands for the compiler."""
+    """Return a program that replaces the compiler."""
     path = folder / "compiler"
     path.write_text(f"#!/bin/sh\n{text}\n")
     path.chmod(0o755)
@@ -48,7 +48,7 @@ def script(folder, text):
 
 
 def run(way="", user=None, **variables):
-    """The words that the work prints, in an environment of these variables alone."""
+    """Return the output of ``RUN`` in an environment with only these variables."""
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **variables}
     before = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"] if user else []
     done = subprocess.run(
@@ -89,14 +89,14 @@ def test_torchs_operations_and_one_warning(name, tmp_path):
 
 @pytest.mark.slow
 def test_a_full_disk(tmp_path):
-    """No file of more than a few bytes can be written, by the compiler or by us."""
+    """Neither the compiler nor the package can write files of more than a few bytes."""
     assert run("full", HOME=str(tmp_path)).startswith("torch 1 ")
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0 or not shutil.which("setpriv"), reason="needs root")
 def test_a_user_without_a_name_or_a_home_has_kernels():
-    """As in a container that is run for a number of a user."""
+    """As in a container that runs as a numeric user without an account."""
     with tempfile.TemporaryDirectory() as folder:  # pytest's own are closed to other users
         Path(folder).chmod(0o777)
         assert run(user=12345, TMPDIR=folder) == "cpp 0"

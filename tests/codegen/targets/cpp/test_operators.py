@@ -1,4 +1,4 @@
-"""The kernels in C++ as operators: what they say of themselves, their derivatives, and graphs that call them."""
+"""The C++ kernels as operators: schemas, derivatives, and graphs that call them."""
 
 import importlib
 import pkgutil
@@ -30,7 +30,7 @@ def pair(name):
 
 
 def given(name, dtype=torch.float32, last=False, samples=40, features=32):
-    """The tensors and settings of a map; images with their channels last, perhaps."""
+    """Return the tensors and settings of a map; with ``last``, channels-last images."""
     torch.manual_seed(0)
     rows = ((samples, features), (8, features), (8,))
     shapes = ((4, 1, 4, 9, 8), (1, 6, 4, 3, 3), (1, 6, 1, 1)) if name in PATCHES else rows
@@ -42,7 +42,7 @@ def given(name, dtype=torch.float32, last=False, samples=40, features=32):
 
 
 def backward_call(name, tensors, settings, wanted):
-    """The arguments of the backward operator, and the operator."""
+    """Return the arguments of the backward operator, and the operator."""
     forward, backward = pair(name)
     z, f, *_ = forward(*tensors, *settings)
     g = torch.randn(z.shape, dtype=z.dtype).requires_grad_()
@@ -88,7 +88,7 @@ def test_operators_are_differentiated_twice(name):
 
 
 def gradients_are_differentiated(backward, **sizes):
-    """Whether derivatives of an operator of gradients are those of differences; it reads the scale of its input."""
+    """Check the derivatives of a gradient operator, which reads the scale of its input, against differences."""
     tensors, _ = given("affine_like", torch.float64, **sizes)
 
     def function(g, *tensors):
@@ -165,7 +165,7 @@ GRAPHS = {
 @pytest.mark.parametrize("kind", GRAPHS)
 def test_compiled_graphs_call_the_kernels(kind, dynamic, counted):
     module, make, shape = GRAPHS[kind]
-    layer = make(backend="cpp" if kind == "rows" else None)  # rows are many before kernels pay in a graph
+    layer = make(backend="cpp" if kind == "rows" else None)  # rows need a large batch before a graph uses kernels
     torch.manual_seed(0)
     x = torch.randn(shape)
     torch.compiler.reset()
@@ -180,12 +180,12 @@ def test_compiled_graphs_call_the_kernels(kind, dynamic, counted):
     torch.compiler.reset()
     before = calls.calls
     both(layer, torch.compile(layer, fullgraph=True, backend="aot_eager"), x)
-    assert ours >= 4 and calls.calls == before, "kernels where torch's operations were asked for"
+    assert ours >= 4 and calls.calls == before, "kernels ran although torch's operations were requested"
 
 
 @pytest.mark.slow
 def test_the_whole_compiler_calls_the_kernels(counted):
-    """Also where it chooses by itself: rows that are many, and images."""
+    """Also without a requested backend: many rows, and images."""
     for module, layer, x in (
         (cpp_affine_like, ad.AffineLike(512, 8), torch.randn(2048, 512)),
         (cpp_patch_affine_like, ad.PatchNormConv2d(16, 8, 3, padding=1), torch.randn(8, 16, 16, 16)),

@@ -1,4 +1,4 @@
-"""Damage to the kernels of PatchNorm in C++ is noticed, and so is a map that their passes do not compute."""
+"""Mutants of PatchNorm's C++ kernels are noticed, and a map that their passes cannot compute is refused."""
 
 import importlib
 from dataclasses import replace
@@ -105,12 +105,12 @@ HEADERS = tuple(f"runtime/{part}.h" for part in PARTS)
 
 @pytest.fixture
 def damage(monkeypatch, tmp_path):
-    """Return a function that has the kernels of a kind compiled with a text replaced by another."""
+    """Return a function that compiles the kernels of a kind with one text replaced."""
     modules = []
 
     def compiled(source, dtype, old, new):
         texts = {name: (source.parent / name).read_text() for name in (source.name, *HEADERS)}
-        assert any(old in text for text in texts.values()), "the line to damage is gone: look again"
+        assert any(old in text for text in texts.values()), "the line to mutate is gone; update the mutant"
         write_all({name: text.replace(old, new) for name, text in texts.items()}, tmp_path)
         return cpp_compile.compiled.__wrapped__(tmp_path / source.name, dtype)
 
@@ -125,11 +125,11 @@ def damage(monkeypatch, tmp_path):
 
 
 def departs(kind):
-    """Whether kernels differ from patches cut out one by one."""
+    """Whether kernels differ from the reference, which cuts out patches one by one."""
     for name in ("steps and holes", "by rows", "along the line", "three axes"):
         case = Problem("affine-like", True, kind, GEOMETRIES[kind][name])
         tensors, g = case.operands(batch=4)
-        tensors[0] = (tensors[0].detach() * 0.2).requires_grad_()  # about as long as the one under the root matters
+        tensors[0] = (tensors[0].detach() * 0.2).requires_grad_()  # so short that the 1 under the root matters
         if not all(e <= 1e-12 for e in errors(case, tensors, g)):
             return True
     return False

@@ -1,4 +1,4 @@
-"""PatchNorm by its kernels in C++ against patches cut out one by one in float64."""
+"""PatchNorm's C++ kernels against a reference that cuts out patches one by one in float64."""
 
 import functools
 import importlib
@@ -191,7 +191,7 @@ def test_what_entries_of_a_patch_have_in_common_costs_no_more_digits_than_by_tor
 
 @pytest.mark.parametrize("groups", [1, 2])
 def test_tangents_of_one_image_whose_channels_lie_last(groups, monkeypatch):
-    """The output was a view, to which torch gives no tangent of another layout."""
+    """A view as output would fail: torch requires its tangent to have the same layout."""
     monkeypatch.setattr(cpp_patches, "_threads", lambda: 1)
     module = ad.PatchNormConv2d(6, 4, (3, 2), groups=groups, dtype=DOUBLE, backend="cpp")
     x, step = (torch.randn(1, 6, 6, 4, dtype=DOUBLE).to(memory_format=torch.channels_last) for _ in range(2))

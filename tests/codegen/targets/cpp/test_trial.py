@@ -1,4 +1,4 @@
-"""The trial with which a row's squares are summed: which loops are one, and what is said again behind it."""
+"""The unscaled fast path for a row's squares: which loops have one, and which lines are repeated after it."""
 
 from codegen.targets.cpp.unscaled_fast_path import with_trial
 

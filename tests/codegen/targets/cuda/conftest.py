@@ -1,4 +1,4 @@
-"""A generated package whose CUDA kernels run on the CPU, and the texts that it is made of."""
+"""A generated package whose CUDA kernels run on the CPU, and its texts."""
 
 import functools
 import importlib
@@ -62,7 +62,7 @@ def package(folder, monkeypatch):
 
 @pytest.fixture
 def host(package, capfd):
-    """The package with the host in the place of the device; a complaint of the sanitizer fails the test."""
+    """The package with the host instead of the device; an error of the sanitizer fails the test."""
     with package:
         yield package
     assert "runtime error" not in capfd.readouterr().err

@@ -1,4 +1,4 @@
-"""Maps of PatchNorm at a geometry, by the public functions and by patches cut out by hand."""
+"""Maps of PatchNorm at a geometry: by the public functions, and by a reference that cuts out patches."""
 
 import dataclasses
 import functools
@@ -29,7 +29,7 @@ def map_name(form, bias, kind):
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """A map at a geometry; tensors are those of the public function."""
+    """A map at a geometry; its tensors are the public function's."""
 
     form: str
     bias: bool
@@ -71,7 +71,7 @@ class Problem:
         image = x.reshape(len(x), g.groups, g.channels, *g.length)
         rows = (g.channels, g.outputs) if g.transposed else (g.outputs, g.channels)
         kernel = W.reshape(g.groups, *rows, *g.kernel)
-        if g.transposed:  # position q is reached from (q - dilation k) / stride: the kernel runs backwards
+        if g.transposed:  # position q gets input from (q - dilation k) / stride: the filter is reversed
             kernel = kernel.flip(tuple(range(3, kernel.dim()))).transpose(1, 2)
         bias = b[0].reshape(g.groups, g.outputs) if b else None
         z = references.patch_map(self.form, g.rows(image), kernel, bias, KAPPA, self.kind == CENTRED).flatten(1, 2)
@@ -81,7 +81,7 @@ class Problem:
 def problem(form, bias, kind, axes, seed, channels=1, outputs=None):
     """Return a map at a random geometry."""
     draw = Draw(torch.Generator().manual_seed(seed), "cpu", 1, 4)
-    channels = max(channels, 3 if kind == CENTRED else 1)  # of two entries only the sign is left
+    channels = max(channels, 3 if kind == CENTRED else 1)  # centring two entries leaves only a sign
     found = draw_geometry(
         draw, axes, transposed=kind == TURNED, seen=form == "norm-like", channels=channels, grouped=True
     )
@@ -99,7 +99,9 @@ wide_problem = functools.partial(problem, channels=19, outputs=21)
 def operator_calls(target, case, layout=None):
     """Yield the registered operators of a target for a map, with arguments: every way to keep, every gradient alone."""
     own = map_name(case.form, case.bias, case.kind)
-    importlib.import_module(f"affine_divergence.kernels.{target}.{own}")  # else its first call loads a map's kernels
+    importlib.import_module(
+        f"affine_divergence.kernels.{target}.{own}"
+    )  # otherwise the first call would load the map's kernels
     name = f"{target}_{own}"
     tensors, g = case.operands(layout=layout)
     geometry, space = case.geometry, len(case.geometry.kernel)

@@ -1,4 +1,4 @@
-"""Compiled kernels on disk: private, whole, made once, and clear words where something is missing."""
+"""Compiled kernels on disk: private, complete, made once, and clear messages if something is missing."""
 
 import importlib
 import os
@@ -14,12 +14,12 @@ import torch
 from tests.codegen.targets.cuda.conftest import PACKAGE
 from tests.emitted import file_of, shared
 
-posix = pytest.mark.skipif(os.name != "posix", reason="modes of folders are those of POSIX")
+posix = pytest.mark.skipif(os.name != "posix", reason="tests POSIX file modes")
 
 
 @pytest.fixture
 def cache(host, tmp_path, monkeypatch):
-    """The module, with a folder of its own."""
+    """The cache module, with its own folder."""
     monkeypatch.setenv("AFFINE_DIVERGENCE_CACHE", str(tmp_path / "kernels"))
     return importlib.import_module(f"{PACKAGE}.runtime.kernel_cache")
 
@@ -114,7 +114,7 @@ def test_of_several_processes_one_compiles(cache, folder, tmp_path, lock):
 
 @pytest.fixture
 def compiled(host, cache, monkeypatch):
-    """The module that compiles, without its substitute for the host."""
+    """The module that compiles, without the host's substitute."""
     kept = host.compile.core, host.compile.binary
     for function in kept:
         function.cache_clear()
@@ -138,7 +138,7 @@ def test_a_tensor_elsewhere_and_a_type_without_kernels_are_refused(compiled, fol
 
 
 class Recorded:
-    """Stands in for cuda.core: keeps what it is asked to do."""
+    """Replaces cuda.core and records its calls."""
 
     def __init__(self, fails=False):
         self.calls = []
@@ -183,4 +183,4 @@ def test_the_source_is_compiled_for_its_type_and_device(compiled, folder, monkey
     ]
     compiled.binary.cache_clear()
     compiled.binary(source, "Half", "sm_90")
-    assert len(core.calls) == 3, "the second time it comes from the disk"
+    assert len(core.calls) == 3, "the second time it is loaded from disk"

@@ -1,4 +1,4 @@
-"""Every kernel compiled for the devices: no warning, no spilled register, few registers, little shared memory."""
+"""Every kernel compiled for the devices without warnings or spills, with few registers and little shared memory."""
 
 import functools
 import importlib
@@ -19,7 +19,7 @@ from tests.emitted import file_of, shared_by, write_all
 
 ARCHITECTURES = ["sm_80", "sm_90"]
 ELEMENTS = ["float", "double", "Half", "Bfloat"]
-MOST_REGISTERS = 64  # four blocks of 256 threads a multiprocessor
+MOST_REGISTERS = 64  # for four blocks of 256 threads per multiprocessor
 MOST_SHARED = 8192
 MOST_FRAME = 64  # bytes of a thread's stack
 
@@ -123,14 +123,14 @@ def has_nvrtc():
     try:
         importlib.import_module("cuda.core")
         return bool(importlib.import_module("cuda.bindings.nvrtc").nvrtcVersion())
-    except Exception:  # the package, or its library, in any of their ways
+    except Exception:  # cuda.core or its library raises various errors
         return False
 
 
 @pytest.mark.skipif(not has_nvrtc(), reason="needs cuda.core and NVRTC, the compiler for a GPU")
 @pytest.mark.parametrize("element", ELEMENTS)
 def test_nvrtc_compiles_what_nvcc_compiles(host, folder, element, tmp_path, monkeypatch):
-    """The way a user's machine takes: no headers, no compiler but the library. Architectures take turns."""
+    """As on a user's machine: no headers, no compiler but NVRTC. Kernels alternate between architectures."""
     monkeypatch.setenv("AFFINE_DIVERGENCE_CACHE", str(tmp_path / "cache"))
     host.compile.binary.cache_clear()
     kernels = {name: f"{name}_dx" for name in ("affine_like", "norm_like", "norm_like_without_bias")}

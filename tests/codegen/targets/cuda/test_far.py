@@ -1,4 +1,4 @@
-"""Far rows by kernels: output and gradients of the definition in float64, and the same bits in other rows."""
+"""Far rows in kernels: output and gradients as by the definition in float64, and unchanged bits in other rows."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def run(host, name, tensors, g):
 @shapes
 @pytest.mark.parametrize("size", one_in(3, [3e38, 1e18, 4e19]))
 def test_far_rows(host, name, shape, size):
-    tensors, g = operands(name, torch.float32, size, shape, weights=10)  # with which products leave the range
+    tensors, g = operands(name, torch.float32, size, shape, weights=10)  # so that products leave the range
     mine = run(host, name, tensors, g)
     exact = results(right(name), [t.detach().double().requires_grad_() for t in tensors], g.double())
     assert_right(mine, exact)
@@ -48,7 +48,7 @@ def test_far_rows_of_bfloat16(host, name, shape):
 
 @maps
 def test_rows_near_the_end_of_float64(host, name):
-    """The definition is homogeneous in rows so long, and is asked of shorter ones."""
+    """For such long rows the definition is homogeneous, so it is evaluated at shorter ones."""
     (x, *others), _ = operands(name, torch.float64, 1.0, SHAPES[0])
     far, near = x.detach().clone(), x.detach().clone()
     far[::2] *= 1e307
@@ -79,8 +79,8 @@ MUTANTS = {
 
 @pytest.mark.parametrize("name", one_in(2, MUTANTS))
 def test_damage_is_seen(host, texts, name):
-    assert MUTANTS[name][0] in texts[file_of("cuda", "affine_like.cu")], "the line to damage is gone: look again"
+    assert MUTANTS[name][0] in texts[file_of("cuda", "affine_like.cu")], "the line to mutate is gone; update the mutant"
     host.replacements = (MUTANTS[name],)
     with pytest.raises(AssertionError):
-        for size in (4e19, 3e38):  # the bias only counts in shorter rows
+        for size in (4e19, 3e38):  # the bias matters only in shorter rows
             test_far_rows(host, "affine-like", SHAPES[0], size)

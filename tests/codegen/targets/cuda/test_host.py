@@ -44,7 +44,7 @@ kappa = 1.75
 
 @pytest.fixture(autouse=True)
 def seeded():
-    """The same numbers in every run."""
+    """Fix the random seed."""
     torch.manual_seed(0)
 
 
@@ -60,7 +60,7 @@ def operands(name, shape=(9, 19, 13), dtype=DOUBLE, seed=0):
 
 
 def both(host, name, inputs, g):
-    """Output and gradients of the kernels, and of the formula in float64 at the same rounded inputs."""
+    """Return output and gradients of the kernels, and of the formula in float64 at the same rounded inputs."""
     z = function(host, name)(*inputs, kappa=kappa)
     exact = [t.detach().double().requires_grad_() for t in inputs]
     expected = MAPS[name][0](*exact, kappa)
@@ -74,7 +74,7 @@ def error(ours, exact):
 
 
 def library(x, W, g):
-    """The error of the products that the kernels leave to a library, in which builds of torch differ."""
+    """Return the error of the library's matrix products, which differs between builds of torch."""
     return max(error(a @ b, a.double() @ b.double()) for a, b in ((x, W.t()), (g, W)))
 
 
@@ -91,7 +91,7 @@ def test_error_stays_at_the_rounding_of_the_result(host, name, dtype, shape):
     products = 1.1 * library(*(t.detach() for t in inputs[:2]), g)
     for k, (ours, exact) in enumerate(zip(*both(host, name, inputs, g), strict=True)):
         assert ours.dtype == dtype and ours.shape == exact.shape
-        rounded_twice = dtype.itemsize < 4 and k == 2  # dW is a product with the scaled input, itself rounded
+        rounded_twice = dtype.itemsize < 4 and k == 2  # dW is a product with the scaled input, which is rounded too
         floor = ROUNDING[dtype] * (1.8 if rounded_twice else 1.2 if k == 3 else 1.1)  # db sums few rounded numbers
         if exact.detach().norm() > 1e-8:
             assert error(ours, exact) <= max(floor, products) * (1 if exact.numel() >= 200 else 2), k
@@ -129,13 +129,13 @@ def test_only_what_is_wanted_is_computed_and_it_is_the_same(host, name):
         for k, ours in zip(wanted, torch.autograd.grad(z, [inputs[k] for k in wanted], g), strict=True):
             torch.testing.assert_close(ours, expected[k], rtol=1e-13, atol=1e-14)
         made = {word for kernel, *_ in host.launched for word in kernel.removeprefix(name).split("_")} - {"", "total"}
-        assert made == {("dx", "u", "db")[k] for k in wanted}, "a kernel for each gradient, and no other"
+        assert made == {("dx", "u", "db")[k] for k in wanted}, "one kernel for each wanted gradient, and no other"
 
 
 @maps
 @pytest.mark.parametrize("dtype", [SINGLE, BRAIN], ids=str)
 def test_the_order_in_which_threads_run_changes_no_bit(host, name, dtype):
-    """A barrier that is missing shows up here: blocks of 256 threads, rows and columns that several of them share."""
+    """Finds missing barriers: blocks of 256 threads, rows and columns shared by several threads."""
     inputs = operands(name, (3, 1500, 1100), dtype)
     g = torch.randn(3, 1100).to(dtype)
     results = []
@@ -157,7 +157,7 @@ def test_long_and_short_rows(host, name, dtype, size):
     ours, exact = both(host, name, inputs, torch.randn(9, 13).to(dtype))
     for a, b in zip(ours, exact, strict=True):
         assert a.isfinite().all() and b.isfinite().all()
-        if 1e-35 < b.norm() / b.numel() ** 0.5 < 1e35:  # what the type can hold
+        if 1e-35 < b.norm() / b.numel() ** 0.5 < 1e35:  # in the type's range
             assert error(a, b) <= 2.5 * ROUNDING[dtype]
     W, b = inputs[1].detach().double(), inputs[2].detach().double() if len(inputs) == 3 else torch.zeros(13)
     bound = kappa**0.5 * torch.cat([W, b[:, None]], 1).norm(dim=1)
@@ -166,13 +166,13 @@ def test_long_and_short_rows(host, name, dtype, size):
 
 @maps
 def test_half_precision_at_ten_thousand(host, name):
-    """x^2, and the product before it is scaled, are beyond the type."""
+    """x^2 and the unscaled product overflow the type."""
     inputs = operands(name, dtype=HALF)
     inputs[0] = (inputs[0].detach() * 1e4).requires_grad_()
     ours, exact = both(host, name, inputs, torch.randn(9, 13).to(HALF))
     for k, (a, b) in enumerate(zip(ours, exact, strict=True)):
         assert a.isfinite().all()
-        if k != 1:  # the gradient with respect to x is below what the type can hold
+        if k != 1:  # the gradient with respect to x underflows
             assert error(a, b) <= 2.5 * ROUNDING[HALF]
 
 
@@ -270,7 +270,7 @@ def test_one_number_a_row_is_kept_beside_the_inputs(host, name):
 
 @maps
 def test_many_rows_in_few_chunks(host, name):
-    """More rows than chunks of the least length: every chunk of the column sums takes several steps."""
+    """More rows than chunks of the smallest length: every chunk of the column sums takes several steps."""
     inputs = operands(name, (1111, 3, 2))
     ours, exact = both(host, name, inputs, torch.randn(1111, 2, dtype=DOUBLE))
     for a, b in zip(ours, exact, strict=True):
@@ -280,7 +280,7 @@ def test_many_rows_in_few_chunks(host, name):
 
 
 def test_nothing_is_written_between_or_behind_rows(host):
-    """The output kernel in the midst of a larger matrix."""
+    """The output kernel writes into the middle of a larger matrix."""
     module = importlib.import_module(f"{host.package}.kernels.cuda.affine_like")
     code = module.KERNELS.on(torch.empty(0, dtype=SINGLE))._code
     place = torch.full((6, 40), 7.0)
@@ -325,7 +325,7 @@ def test_maps_over_more_axes_and_tangents_are_those_of_torch(host):
 def test_operators_keep_their_word(host, name):
     """The four utilities: schema, autograd's registration, tracing without values, compiling with dynamic shapes."""
     operator = importlib.import_module(f"{host.functions.__package__}.{name}").OPERATOR
-    space, _, own = operator._schema.name.partition("::")  # with a number behind it if the package was imported before
+    space, _, own = operator._schema.name.partition("::")  # with a numeric suffix if the package was imported before
     backward = getattr(getattr(torch.ops, space), own.replace(name, f"{name}_backward")).default
     inputs = operands(name)
     z, f = operator(*inputs, kappa)

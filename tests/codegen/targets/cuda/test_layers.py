@@ -1,4 +1,4 @@
-"""CUDA kernels of layers from files: any layer gets them, they run on the host, and nvcc has nothing to say."""
+"""CUDA kernels of layers from files: any layer gets them, they run on the host, and nvcc gives no warning."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def package(folder, name):
 @needs_host
 @maps
 def test_kernels_compute_what_torchs_operations_do(folder, name, kind):
-    """Whatever the order in which threads run: a kernel that lacks a barrier gives other numbers."""
+    """For any order of threads: a kernel with a missing barrier would give different numbers."""
     made, given = package(folder, name), operands(name, torch.float64, batch=5)
     wanted = run(made, name, kind, given, "torch")
     with Host(made.__name__) as host:

@@ -1,4 +1,4 @@
-"""Damage to the emitted sources must show: each mutant differs from the theory, or its threads never end."""
+"""Mutants of the emitted sources: each must differ from the theory, or its threads must never end."""
 
 import pytest
 import torch
@@ -31,10 +31,10 @@ MUTANTS = {
 
 
 def departs(host):
-    """Whether kernels differ from the theory, in rows of a warp, rows of a block, and columns of several chunks."""
+    """Whether kernels differ from the theory: rows of one warp, rows of one block, columns of several chunks."""
     for dtype, shape in ((DOUBLE, (600, 19, 13)), (DOUBLE, (2, 1100, 1030)), (torch.bfloat16, (9, 64, 48))):
         inputs = operands("affine_like", shape, dtype)
-        inputs[0] = (inputs[0].detach() * 0.4).requires_grad_()  # about as long as the one under the root matters
+        inputs[0] = (inputs[0].detach() * 0.4).requires_grad_()  # so short that the 1 under the root matters
         g = torch.randn(shape[0], shape[2], dtype=DOUBLE).to(dtype)
         bound = 1e-12 if dtype == DOUBLE else 3e-3
         if any(not error(a, b) <= bound for a, b in zip(*both(host, "affine_like", inputs, g), strict=True)):
@@ -52,7 +52,7 @@ ALWAYS = {"sign of the row term", "warps read before they are written"}
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in ALWAYS)) for n in MUTANTS])
 def test_a_mutant_is_killed(host, name, texts):
     sources = texts[file_of("cuda", "affine_like.cu")] + texts[shared_by("cuda", "rows.cuh")]
-    assert MUTANTS[name][0] in sources, "the line to damage is gone: look again"
+    assert MUTANTS[name][0] in sources, "the line to mutate is gone; update the mutant"
     host.replacements = (MUTANTS[name],)
     try:
         assert departs(host)

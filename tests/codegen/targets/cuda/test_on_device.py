@@ -1,4 +1,4 @@
-"""The kernels on a GPU, where there is one: against the composite of torch and float64, and what only a device has."""
+"""The kernels on a GPU, if there is one: against torch's operations and float64, and device-only features."""
 
 import importlib.util
 import os
@@ -27,7 +27,7 @@ types = pytest.mark.parametrize("dtype", [DOUBLE, SINGLE, HALF, BRAIN], ids=str)
 
 @pytest.fixture
 def device(host, monkeypatch, tmp_path_factory):
-    """The package as it is, nothing in the place of the device."""
+    """The package on the real device."""
     monkeypatch.undo()
     monkeypatch.syspath_prepend(str(os.path.dirname(os.path.dirname(host.launch.__file__))))
     monkeypatch.setenv("AFFINE_DIVERGENCE_CACHE", str(tmp_path_factory.getbasetemp() / "kernels"))

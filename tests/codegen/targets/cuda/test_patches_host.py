@@ -1,4 +1,4 @@
-"""PatchNorm's emitted kernels on the CPU, whole blocks of threads, against patches cut out one by one in float64."""
+"""PatchNorm's CUDA kernels on the CPU, in whole blocks of threads, against a reference by patches in float64."""
 
 import ctypes
 import itertools
@@ -37,10 +37,10 @@ ROUNDING = {
     DOUBLE: 3e-14,
     SINGLE: 1.2e-6,
     BRAIN: 1.6e-2,
-}  # of 16 bits the convolution, W's sum and the scaled gradient too
+}  # in 16 bits the convolution, W's sum and the scaled gradient are rounded too
 LAST = {1: None, 2: torch.channels_last, 3: torch.channels_last_3d}
 SELDOM = [pytest.mark.slow]
-FIRST = KINDS[1]  # centred, which holds what the others do
+FIRST = KINDS[1]  # centred, which includes the steps of the others
 kinds = pytest.mark.parametrize("kind", [pytest.param(k, marks=[] if k == FIRST else SELDOM) for k in KINDS], ids=str)
 some = pytest.mark.parametrize(
     "kind", [pytest.param(k, marks=[] if k == FIRST else SELDOM) for k in KINDS[:3]], ids=str
@@ -63,15 +63,15 @@ def compare(case, tensors, g, bound, **more):
 
 @kinds
 def test_random_geometries(host, kind):
-    """Three draws over one, two and three axes; channels beside each other and apart; both ways to keep the product."""
+    """Three draws over one, two and three axes; channels contiguous and strided; the product kept and recomputed."""
     for seed, axes in itertools.product(range(3), (1, 2, 3)):
         case = (problem if seed else wide_problem)(*kind, axes, seed)
         tensors, g = case.operands(layout=LAST[axes] if seed == 0 else None)
         for more in [{}] if kind[2] == TURNED else [{}, {"recompute": False}]:
-            # Along a patch of one entry or two the normalising maps' gradient is a difference of large terms.
+            # For a patch of one or two entries the normalising maps' gradient is a difference of large terms.
             compare(case, tensors, g, ROUNDING[DOUBLE] if kind[0] == "affine-like" else 1e-11, **more)
     threads = {block for _, _, block in host.launched}
-    assert {(1, 128), (8, 16)} <= threads, "one thread a position, and several"
+    assert {(1, 128), (8, 16)} <= threads, "one thread per position, and several"
     name = map_name(*kind)
     assert {n for n, *_ in host.launched} > {f"{name}_dx", f"{name}_f_z"}
 
@@ -130,7 +130,7 @@ def test_magnitudes(host, kind, size):
     ours = case.results(tensors, g, backend="cuda")
     plain = case.results([t.detach().double().requires_grad_() for t in tensors], g.double())
     for a, b in zip(ours, plain, strict=True):
-        if not 0 < b.abs().max() < 1e-37:  # what the type can hold
+        if not 0 < b.abs().max() < 1e-37:  # in the type's range
             assert a.isfinite().all() and torch.allclose(a.double(), b, rtol=1e-5, atol=2e-6 * float(b.abs().max()))
 
 
@@ -187,7 +187,7 @@ def test_one_number_a_position_is_kept_beside_the_inputs(host):
 
 
 class Recorded:
-    """Stands where the compiled kernels are: keeps the last launch."""
+    """Replaces the compiled kernels and records the last launch."""
 
     def on(self, _):
         return self
@@ -198,7 +198,7 @@ class Recorded:
 
 @pytest.mark.parametrize("channels", [1, 3, 600])
 def test_more_positions_than_16_or_31_bits_count(channels):
-    """A view of few numbers that has 2^32 positions: the grid's first axis, which alone is so long, holds them all."""
+    """A view with 2^32 positions: they are all in the grid's first axis, the only one that may be so long."""
     many = torch.zeros(channels).expand(1 << 16, 2, 1 << 15, channels).permute(0, 1, 3, 2)
     kernels = Recorded()
     geometry = Geometry((3,), (1,), (0,), (1,), (0,))
@@ -231,7 +231,7 @@ def test_one_graph_with_dynamic_shapes(host, kind):
         host.launched.clear()
         z = compiled(*tensors)
         found = [z.detach(), *torch.autograd.grad(z, tensors, g)]
-        assert host.launched, "the kernels, not operations of torch"
+        assert host.launched, "torch's operations ran instead of the kernels"
         for a, b in zip(found, case.exact(tensors, g), strict=True):
             assert error(a, b) <= ROUNDING[DOUBLE]
 

@@ -1,4 +1,4 @@
-"""Damage to the emitted kernels of PatchNorm must show: each mutant differs from patches cut out one by one."""
+"""Mutants of PatchNorm's CUDA kernels: each must differ from the reference by patches."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ CASE = Problem(
     CENTRED,
     Geometry(2, 11, 10, kernel=(3, 2), stride=(2, 1), padding=(1, 2), dilation=(1, 2), length=(7, 6), extra=(0, 0)),
 )
-MUTANTS = {  # a text of the kernels, and another
+MUTANTS = {  # a text of the kernels, and its replacement
     "one dropped under the root": ("sqrt(1 + E)", "sqrt(E)"),
     "kappa without its root": ("sqrt(kappa)", "kappa"),
     "scale squared": ("const Wide z = f * h;", "const Wide z = f * f * h;"),
@@ -67,10 +67,10 @@ def host():
 
 
 def departs():
-    """Whether kernels differ from the reference, with channels apart and side by side."""
+    """Whether kernels differ from the reference, with strided and contiguous channels."""
     for layout in (None, torch.channels_last):
         tensors, g = CASE.operands(layout=layout)
-        tensors[0] = (tensors[0].detach() * 0.1).requires_grad_()  # about as long as the one under the root matters
+        tensors[0] = (tensors[0].detach() * 0.1).requires_grad_()  # so short that the 1 under the root matters
         exact = CASE.exact(tensors, g)
         for more in ({}, {"recompute": False}):
             ours = CASE.results(tensors, g, backend="cuda", **more)
@@ -83,13 +83,13 @@ def test_the_original_does_not_depart(host):
     assert not departs()
 
 
-@pytest.mark.filterwarnings("ignore:.*")  # what a damaged kernel writes may be anything
+@pytest.mark.filterwarnings("ignore:.*")  # a mutant may write anything
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in ALWAYS)) for n in MUTANTS])
 def test_a_mutant_is_killed(host, name):
     sources = [
         (HERE / f).read_text()
         for f in (file_of("cuda", "patch_affine_like_centred.cu"), shared_by("cuda", "patches.cuh"))
     ]
-    assert any(MUTANTS[name][0] in text for text in sources), "the line to damage is gone: look again"
+    assert any(MUTANTS[name][0] in text for text in sources), "the line to mutate is gone; update the mutant"
     host.replacements = (MUTANTS[name],)
     assert departs()

@@ -1,4 +1,4 @@
-"""PatchNorm's kernels on a GPU, where there is one, against patches cut out one by one in float64."""
+"""PatchNorm's kernels on a GPU, if there is one, against a reference by patches in float64."""
 
 import importlib.util
 

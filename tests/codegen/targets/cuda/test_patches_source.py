@@ -1,4 +1,4 @@
-"""The emitted files of PatchNorm on CUDA: equations, other mathematics, and every kernel compiled for the devices."""
+"""The emitted files of PatchNorm on CUDA: equations, changed mathematics, and every kernel compiled for the devices."""
 
 import dataclasses
 import re
@@ -28,7 +28,7 @@ from verify.cuda_on_host import Host
 
 HERE = Path(affine_divergence.__file__).parent
 MODULES = sorted(path.stem for path in HERE.glob("kernels/cuda/patch*.cu"))
-MOST_REGISTERS = 96  # five blocks of 128 threads a multiprocessor
+MOST_REGISTERS = 96  # for five blocks of 128 threads per multiprocessor
 
 
 @cache
@@ -65,7 +65,7 @@ def test_no_headers_but_our_own_and_no_atomics():
 
 
 def together(folder, modules):
-    """One source of the kernels of several maps."""
+    """Return one source with the kernels of several maps."""
     for name in (shared_by("cuda", "patches.cuh"), shared_by("cuda", "rows.cuh")):
         shutil.copy(HERE / name, folder)
     include = '#include "runtime/patches.cuh"\n'
@@ -120,7 +120,7 @@ def five(expression):
 
 
 def scaled(change):
-    """The map with another scale, made of the derived one."""
+    """Return the map with another scale, changed from the derived one."""
     layer = solution().mapped
     definitions = [
         Definition(d.name, d.indices, change(d.expression)) if d.name == "f" else d for d in layer.definitions
@@ -138,7 +138,7 @@ OTHER = {
 @needs_compiler
 @pytest.mark.parametrize("change", [pytest.param(n, marks=[pytest.mark.slow] * (n != "other constant")) for n in OTHER])
 def test_kernels_follow_the_mathematics(change):
-    """The text of another map in the place of the emitted one; ones as weights, so that the twin is three lines."""
+    """The text of a changed map replaces the emitted one; with weights of one the reference is three lines."""
     make, twin = OTHER[change]
     context = patch_map_context(PatchMap(patch_plan(make()), True))
     emitted = (HERE / file_of("cuda", context["source"])).read_text()

@@ -1,4 +1,4 @@
-"""Scalars as C++: the text, and its value when compiled, beside that of SymPy at the same numbers."""
+"""Scalars as C++: the text, and its compiled value compared with SymPy's."""
 
 import random
 import subprocess
@@ -81,7 +81,7 @@ def test_text(expression, text):
 
 
 def test_counting_stays_among_whole_numbers():
-    """SymPy's own C divides lengths as floats; ours divides whole numbers."""
+    """SymPy's own C printer divides lengths as floats; ours divides integers."""
     assert "1.0/2.0" in sympy.ccode(floor(n / 2))
     assert PRINTER.text(floor(n / 2) * x) == "Wide((n / 2)) * x"
 
@@ -103,7 +103,7 @@ int main() {{
 
 
 def compiled_values(expressions, folder, wide="double"):
-    """Print, compile and run: one value an expression; sizeof shows that every text is of the wide type."""
+    """Print, compile and run: return one value per expression; sizeof checks that every text is of the wide type."""
     lines = []
     for e in expressions:
         text = PRINTER.text(e)

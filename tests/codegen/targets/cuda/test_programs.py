@@ -1,4 +1,4 @@
-"""Any program as kernels, products and lines of torch, run on the CPU, against the interpreter."""
+"""Programs as kernels, matrix products and lines of torch on the CPU, compared with the interpreter."""
 
 import math
 
@@ -40,7 +40,7 @@ ANGLES = {
 
 
 def run(host, program):
-    """Carry out a program by its kernels; return its outputs."""
+    """Execute a program by its kernels; return its outputs."""
     part = printed(program, "p", program.inputs[0].name)
     context = {
         "title": "",
@@ -77,7 +77,7 @@ def agrees(host, program):
 
 @pytest.mark.parametrize("name", one_in(len(ANGLES), ANGLES))
 def test_a_member_of_the_family_at_any_angle(host, name):
-    """Its two scales at any magnitude, its forward map as it stands, and its backward pass in every variant."""
+    """Its two scales at any magnitude, its forward map, and every variant of its backward pass."""
     program = lower(solve(layer("affine"), ANGLES[name])["angle"].mapped)
     agrees(host, program)
     for scale in [i.target.name for i in program.instructions if isinstance(i, Pointwise)][:-1]:
@@ -175,7 +175,7 @@ def test_a_length_of_no_tensor_is_refused():
 
 
 def test_a_kernel_that_reads_and_writes_one_place_reads_each_entry_first(host):
-    """The product's memory is taken for the result although two loops read it."""
+    """The result overwrites the product's memory although two loops read it."""
     whole = program(
         Contract(Value("p2", (s, j)), (g.entry, W.entry), (i,)),
         Contract(row, (Value("p2", (s, j)).entry, x.entry), (j,)),

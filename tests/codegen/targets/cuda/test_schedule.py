@@ -1,4 +1,4 @@
-"""Steps and loops: what shares a kernel, what is recomputed, and what lies in memory in which type."""
+"""Steps and loops: what shares a kernel, what is recomputed, and the types in memory."""
 
 import pytest
 import sympy
@@ -25,7 +25,7 @@ kappa = sympy.Symbol("kappa", positive=True)
 
 
 def shape(program):
-    """Steps as words: the kernel's results, or the result of a product or of torch."""
+    """Return the steps as strings: a kernel's results, or the result of a product or of torch."""
     words = []
     for step in schedule(program):
         kind = type(step).__name__
@@ -49,7 +49,7 @@ def test_a_pass_over_rows_waits_until_it_meets_the_next(name):
 
 
 def test_loops_of_the_row_term():
-    """g.b and u.(g W) first, then dx, with u made again in registers and stored on the way."""
+    """First g.b and u.(g W), then dx; u is recomputed in registers, and stored."""
     program = PLANS["affine-like"].backward.program
     (rows,) = (step for step in schedule(program) if isinstance(step, Rows))
     kernel = row_kernel(program, rows)
@@ -93,7 +93,7 @@ def test_a_choice_by_cases_and_single_names_stay():
 
 
 def test_what_no_kernel_does_is_left_to_torch():
-    """A result that is made of a sum of rows afterwards: the angle pi/3 scales the bias."""
+    """A result computed from a sum over rows: the angle pi/3 scales the bias."""
     solved = solve(layer("affine"), sympy.pi / 3)["angle"]
     backward = gradients(lower(solved.mapped), ["b"]).program
     columns, plain = schedule(backward)

@@ -1,4 +1,4 @@
-"""The text of the source files: header, equations on their lines, determinism, and the user's function in them."""
+"""The text of the source files: header, equations on their lines, determinism, and a user's angle function."""
 
 import ast
 import re
@@ -94,7 +94,7 @@ ANGLES = {
 
 @pytest.mark.parametrize("name", ANGLES)
 def test_an_angle_function_reaches_the_kernel(name):
-    """Both scales of the member of the family at that angle, as they are printed for a row."""
+    """Both scales of the family's member at that angle, as printed for a row."""
     angle, expected = ANGLES[name]
     program = lower(solve(layer("affine"), angle)["angle"].mapped)
     scales = [i.target.name for i in program.instructions if isinstance(i, Pointwise)][:2]

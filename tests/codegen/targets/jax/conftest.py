@@ -1,4 +1,4 @@
-"""Packages for JAX beside the same layers' packages for torch, which are the reference in float64."""
+"""Packages for JAX, and the same layers' packages for torch, which are the reference in float64."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.codegen.layer_files import FILES
 
 @pytest.fixture(scope="session")
 def catalogue(tmp_path_factory):
-    """The package of the catalogue, written once in a process of tests."""
+    """The package of the catalogue, written once per test process."""
     folder = tmp_path_factory.mktemp("catalogue")
     write(build("jax_layers", targets=("jax",)), folder / "jax_layers")
     sys.path.insert(0, str(folder))
@@ -29,7 +29,7 @@ def catalogue(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory):
-    """Return how a layer's package for JAX and that for torch are imported, each written once."""
+    """Return a function that imports a layer's packages for JAX and torch, each written once."""
     folder = tmp_path_factory.mktemp("jax")
     sys.path.insert(0, str(folder))
 
@@ -46,22 +46,22 @@ def packages(tmp_path_factory):
 
 
 def arrays(given, dtype=None):
-    """Torch's tensors as JAX's arrays; those of real numbers in a type."""
-    import jax.numpy as jnp  # not above: without JAX these tests are skipped, and this file is read nevertheless
+    """Return torch tensors as JAX arrays; real ones in a type."""
+    import jax.numpy as jnp  # imported here, since this file is also loaded without JAX, when the tests are skipped
 
     found = [jnp.asarray(t.double().numpy() if t.is_floating_point() else t.int().numpy()) for t in given]
     return [a.astype(dtype or jnp.float32) if jnp.issubdtype(a.dtype, jnp.floating) else a for a in found]
 
 
 def cotangent(z):
-    """A gradient that differs in every entry, in the shape and type of an output."""
+    """Return a gradient with distinct entries, in the shape and type of an output."""
     import jax.numpy as jnp
 
     return jnp.linspace(-1, 2, z.size, dtype=jnp.float32).reshape(z.shape).astype(z.dtype)
 
 
 def called(package, name, kind, kappa):
-    """The function of a map with its settings filled in; it takes ``mode`` in JAX."""
+    """Return the function of a map with its settings filled in; in JAX it takes ``mode``."""
     function = getattr(package.functional, f"{name}_{kind}" if kind != "plain" else name)
     keywords = [p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
     settings = {k: FILES[name].sizes[k] for k in keywords if k not in ("backend", "mode")}
@@ -71,7 +71,7 @@ def called(package, name, kind, kappa):
 
 
 def reference(package, name, kind, kappa, given):
-    """The output and the gradients of a cotangent, in float64 by torch."""
+    """Return the output and the gradients for a cotangent, by torch in float64."""
     leaves = [t.double().requires_grad_() if t.is_floating_point() else t for t in given]
     z = called(package, name, kind, kappa)(*leaves)
     g = torch.linspace(-1, 2, z.numel(), dtype=z.dtype).view_as(z)

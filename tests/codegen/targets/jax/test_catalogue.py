@@ -57,7 +57,7 @@ def test_first_values_are_variance_preserving_and_states_are_those_of_linear(cat
 
 
 def gradients(function, given):
-    """The output and the gradients of a cotangent that counts."""
+    """Return the output and the gradients for a cotangent 0, 1, 2, .."""
 
     @jax.jit
     def both(*given):
@@ -68,7 +68,7 @@ def gradients(function, given):
 
 
 def references(function, given):
-    """The same by torch, in float64."""
+    """Return the same by torch, in float64."""
     leaves = [torch.tensor(np.asarray(a, np.float64), requires_grad=True) for a in given]
     z = function(*leaves)
     g = torch.linspace(-1, 2, z.numel(), dtype=z.dtype).view_as(z)
@@ -76,7 +76,7 @@ def references(function, given):
 
 
 def drawn(*shapes, scale=1.0, dtype=jnp.float32):
-    """Arrays; the first one has an ordinary first sample, and others of a magnitude."""
+    """Return arrays; the first one has an ordinary first sample, and others of the given magnitude."""
     draw = np.random.default_rng(7)
     found = [draw.normal(size=shape).clip(-3, 3) for shape in shapes]
     found[0][1:] *= scale
@@ -90,7 +90,7 @@ def distance(found, wanted):
 @pytest.mark.parametrize("name", ["affine_like", "norm_like"])
 @pytest.mark.parametrize("scale", [1e-30, 1e30, 1e38])
 def test_rows_of_any_magnitude_beside_an_ordinary_one(catalogue, name, scale):
-    """Of rows with entries up to the end of float32 the gradient is too small for the type: all else is right."""
+    """For rows with entries up to the end of float32 the gradient underflows; everything else is right."""
     given = drawn((5, 7), (3, 7), (3,), scale=scale)
     for mode in ("reverse", "forward"):
         found = gradients(partial(getattr(catalogue.functional, name), mode=mode), given)
@@ -129,7 +129,7 @@ def test_a_member_at_an_angle_is_torchs(at_angle, scale):
 
 @pytest.fixture(scope="module")
 def at_angle(tmp_path_factory):
-    """Packages for JAX and for torch with the member of the family at an angle."""
+    """Packages for JAX and torch with the family's member at an angle."""
     folder, angle = tmp_path_factory.mktemp("angle"), parse_angle("atan(r)/2")
     sys.path.insert(0, str(folder))
     for target in ("jax", "torch"):
@@ -142,7 +142,7 @@ def at_angle(tmp_path_factory):
 
 @pytest.mark.parametrize("options", [{}, {"value_path": True}, {"qk_norm": True}], ids=str)
 def test_attention_is_torchs(catalogue, options):
-    """The same parameters, laid out as torch has them, give the same outputs; a mask leaves tokens out."""
+    """The same parameters, in torch's layout, give the same outputs; a mask excludes tokens."""
     module = catalogue.AffineLikeMultiheadAttention(2, 4, key=jax.random.key(2), **options)
     twin = affine_divergence.AffineLikeMultiheadAttention(4, 2, batch_first=True, dtype=torch.float64, **options)
     parts = [module.query_proj, module.key_proj, module.value_proj]
@@ -177,7 +177,7 @@ def test_errors_name_the_value_the_cause_and_the_fix(catalogue, call, error, wor
 
 
 def test_the_package_is_linted_and_typed(catalogue):
-    """By the rules that users' tools have by default, beside undefined names and likely mistakes."""
+    """By the default rules of users' tools, undefined names and likely mistakes included."""
     folder = next(p for p in sys.path if "catalogue" in p)
     ruff = ["ruff", "check", "--isolated", "--select", "F,E,B,UP", "--ignore", "E501", "jax_layers"]
     for command in (ruff, ["mypy", "--strict", "--cache-dir", "mypy_cache", "jax_layers"]):

@@ -1,4 +1,4 @@
-"""The text of packages for JAX: what it imports, what it says, what is refused. JAX is not needed."""
+"""The text of packages for JAX: imports, digests, equations, refusals. JAX is not needed."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_package_is_for_one_library(targets, words):
 
 
 def test_a_name_that_the_code_has_for_something_else_is_refused_or_changed():
-    """A printer is given no such name; the compiler gives a tensor or a size that has one another."""
+    """The compiler renames such a tensor or size before printing; a printer refuses it."""
     hidden = toml("hidden", "n jnp", "x: n", "wide: jnp n, b: jnp", "z: jnp", "z[i] = sum[j](wide[i, j]*x[j]) + b[i]")
     layer = loads_spec(hidden)
     plan = plain_plan(layer)

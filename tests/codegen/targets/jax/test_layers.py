@@ -1,4 +1,4 @@
-"""Packages for JAX of layers from files: they compute what torch's do, whatever JAX does with them."""
+"""Packages for JAX of layers from files: they compute the same as torch's, compiled, mapped and differentiated."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def real(given):
 
 @cache
 def compiled(package, name, kind, mode):
-    """The output and the gradients of the real arrays as one program."""
+    """Return the output and the gradients of the real arrays, compiled as one program."""
     function = called(package, name, kind, KAPPA)
 
     def both(*given):
@@ -53,7 +53,7 @@ def compiled(package, name, kind, mode):
 
 
 def distance(found, wanted):
-    """The largest relative error of the arrays of a list."""
+    """Return the largest relative error of the arrays of a list."""
     pairs = [(np.asarray(a, np.float64), b.numpy()) for a, b in zip(found, wanted, strict=True)]
     return max(float(np.linalg.norm(a - b) / (np.linalg.norm(b) + 1e-300)) for a, b in pairs)
 
@@ -107,7 +107,7 @@ def pairs(given, own):
 @magnitudes
 @pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e15, 1e30])
 def test_single_precision_at_any_magnitude(packages, name, kind, scale):
-    """Against float64, which holds the squares of all these."""
+    """Compared with float64, in which all squares are in range."""
     ours, theirs = packages(name)
     given = operands(name, torch.float32, scale=scale)
     wanted = reference(theirs, name, kind, KAPPA, given)

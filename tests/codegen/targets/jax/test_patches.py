@@ -1,4 +1,4 @@
-"""Convolutions for JAX against the shipped package's in float64: geometries, magnitudes, what JAX does with them."""
+"""Convolutions for JAX against the shipped package's in float64: geometries, magnitudes, JAX's transforms."""
 
 from __future__ import annotations
 
@@ -53,18 +53,18 @@ MODES = ("reverse", "forward")
 
 
 def operands(transposed, name, settings, scale=1.0, dtype=torch.float32):
-    """Input, weight and perhaps bias; the second image is an ordinary one whatever the scale."""
+    """Return input, weight and optionally bias; the second image is ordinary for any scale."""
     _, image, kernel, numbers = (TRANSPOSED if transposed else PLAIN)[name]
     draw = torch.Generator().manual_seed(5)
     x, weight = (torch.randn(shape, generator=draw) for shape in (image, kernel))
-    x[0] = (x[0].clamp(-3, 3) * scale).where(x[0] > -1, 0)  # zeros, which must not choose the units of a sum
+    x[0] = (x[0].clamp(-3, 3) * scale).where(x[0] > -1, 0)  # zeros, which must not determine the units of a sum
     made = kernel[1] * numbers.get("groups", 1) if transposed else kernel[0]
     bias = [torch.randn(made, generator=draw)] if settings.get("bias", True) else []
     return [t.to(dtype) for t in (x, weight, *bias)]
 
 
 def called(module, transposed, name, settings):
-    """The function of a package with its settings filled in."""
+    """Return the function of a package with its settings filled in."""
     axes, _, _, numbers = (TRANSPOSED if transposed else PLAIN)[name]
     function = getattr(module, f"patch_norm_conv{'_transpose' if transposed else ''}{axes}d")
     options = {k: v for k, v in settings.items() if k != "bias"}
@@ -79,7 +79,7 @@ def reference(transposed, name, settings, given):
 
 
 def results(function, given, mode="reverse"):
-    """The output and the gradients as one program."""
+    """Return the output and the gradients, compiled as one program."""
 
     @jax.jit
     def both(*given):
@@ -106,7 +106,7 @@ def test_values_and_gradients_are_those_of_torch(catalogue, transposed, name, se
 @some
 @pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e30, 1e38])
 def test_an_image_of_any_magnitude_beside_an_ordinary_one(catalogue, transposed, name, settings, scale):
-    """Of an image with entries up to the end of float32 the gradient is too small for the type: all else is right."""
+    """For an image with entries up to the end of float32 the gradient underflows; everything else is right."""
     given = operands(transposed, name, settings, scale)
     wanted = reference(transposed, name, settings, given)
     for mode in MODES:
@@ -121,7 +121,7 @@ def test_an_image_of_any_magnitude_beside_an_ordinary_one(catalogue, transposed,
 
 @pytest.mark.parametrize("form", ["affine-like", "norm-like"])
 def test_nearly_constant_patches_keep_their_digits(catalogue, form):
-    """Squares less the square of the mean would leave nothing in float32."""
+    """The difference of the mean square and the squared mean would lose all digits in float32."""
     settings = {"form": form, "center": True}
     given = operands(False, "plain", settings)
     given[0] = given[0] + 1000.0

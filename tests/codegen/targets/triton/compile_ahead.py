@@ -1,4 +1,4 @@
-"""Kernels compiled for GPUs that need not be there, in the place of launches on tensors without memory."""
+"""Compile kernels for GPUs without having one: launches on tensors without memory are compiled instead of run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion")
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU: how Triton names it, what it holds, and the instruction that multiplies matrices of 16 bits."""
+    """A GPU: its name in Triton, its limits, and its instruction for 16-bit matrix products."""
 
     target: GPUTarget
     limits: tiles.Limits
@@ -45,7 +45,7 @@ GPUS = {
 
 @dataclass(frozen=True)
 class Made:
-    """A compiled kernel: bytes of shared memory a block, registers and bytes spilled a thread, and its assembly."""
+    """A compiled kernel: shared memory per block, registers and spilled bytes per thread, and its assembly."""
 
     name: str
     shared: int
@@ -55,7 +55,7 @@ class Made:
 
 
 def nvidia(made, folder: Path) -> tuple[int, int, str]:
-    """Return registers, bytes of the stack, and PTX: what is spilled lies on the stack."""
+    """Return registers, stack bytes (which include spills), and PTX."""
     file = folder / "kernel.cubin"
     file.write_bytes(made.asm["cubin"])
     said = subprocess.run([TOOL, "--dump-resource-usage", file], capture_output=True, text=True, check=True).stdout
@@ -75,7 +75,7 @@ def amd(made) -> tuple[int, int, str]:
 
 
 def source(kernel, arguments, fixed):
-    """Return what Triton compiles for a launch: types, numbers that are one, and which are multiples of 16."""
+    """Return the source that Triton compiles for a launch: types, arguments equal to one, and multiples of 16."""
     types, constants, attributes = {}, dict(fixed), {}
     for position, (name, value) in enumerate(zip(kernel.arg_names, arguments, strict=False)):
         if isinstance(value, torch.Tensor):
@@ -92,7 +92,7 @@ def source(kernel, arguments, fixed):
 
 @contextlib.contextmanager
 def compiling(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[Callable[[Gpu], list[Made]]]:
-    """Let what is launched be compiled for a GPU, which is named first; that gives the kernels as they are made."""
+    """Return a function that compiles subsequent launches for a given GPU, and returns the growing list of kernels."""
     sizes = (tiles.product_tiles, tiles.whole_row_tiles, tiles.slab)
 
     def on(gpu: Gpu) -> list[Made]:
@@ -102,7 +102,7 @@ def compiling(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[Callabl
             def compile_it(*arguments, **settings):
                 options = {name: settings.pop(name) for name in OPTIONS}
                 if gpu.target.backend == "hip":
-                    del options["enable_fp_fusion"]  # which that compiler decides
+                    del options["enable_fp_fusion"]  # decided by that compiler
                 made = triton.compile(source(kernel, arguments, settings), target=gpu.target, options=options)
                 read = amd(made) if gpu.target.backend == "hip" else nvidia(made, folder)
                 found.append(Made(kernel.__name__, made.metadata.shared, *read))

@@ -1,4 +1,4 @@
-"""Triton reads how it runs when it is first imported, so what runs in its interpreter runs in a process of its own.
+"""Triton reads its mode when it is imported, so tests in its interpreter run in a process of their own.
 
 ``interpreted/`` is collected only there: see ``test_interpreter.py``.
 """

@@ -1,4 +1,4 @@
-"""Every kernel compiles to machine code for GPUs that need not be there, and its tiles fit their shared memory."""
+"""Every kernel compiles to machine code for several GPUs, without having one, and its tiles fit shared memory."""
 
 import inspect
 import re
@@ -72,7 +72,7 @@ def test_kernels_of_the_other_maps_compile(compiled, module):
     ("gpu", "dtype"), [("sm_80", torch.float16), ("sm_90", torch.bfloat16), ("sm_90", torch.float64)], ids=str
 )
 def test_kernels_of_rows_at_unit_length_compile(compiled, gpu, dtype):
-    """Queries and keys of a packed projection, in heads of a usual width and of the widest."""
+    """Queries and keys of a packed projection, with heads of a usual width and of the largest."""
     found = compiled(GPUS[gpu])
     for heads, width in ((16, 64), (1, unit._WIDEST)):
         packed = torch.empty(4, 128, 3 * heads * width, dtype=dtype, device="meta")
@@ -91,7 +91,7 @@ def test_kernels_of_rows_at_unit_length_compile(compiled, gpu, dtype):
     ids=["plain", "centred"],
 )
 def test_kernels_of_convolutions_compile(compiled, module, gpu, dtype):
-    """Every launch of PatchNorm on tensors without memory, forward and backward, the product kept or not."""
+    """Every launch of PatchNorm on tensors without memory, forward and backward, the product kept or recomputed."""
     found = compiled(GPUS[gpu])
     shapes = ((4, 1, 64, 9, 9), (1, 32, 64, 3, 3), (1, 32, 1, 1), (4, 1, 32, 5, 5))
     x, W, b, g = (torch.empty(s, dtype=dtype, device="meta") for s in shapes)

@@ -1,4 +1,4 @@
-"""Scalar expressions and instructions as lines of a kernel, and what is refused with a reason."""
+"""Scalar expressions and instructions as lines of a kernel, and refusals with their reasons."""
 
 import dataclasses
 

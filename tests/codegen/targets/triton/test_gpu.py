@@ -1,4 +1,4 @@
-"""The kernels on a GPU, where there is one: against float64, and against plain torch."""
+"""The kernels on a GPU, if there is one: against float64, and against plain torch."""
 
 import pytest
 import torch
@@ -95,7 +95,7 @@ def test_on_another_stream(kernels):
 
 
 def test_more_than_two_to_the_31_elements(kernels):
-    """Rows beyond the reach of 32-bit offsets; the batch is far beyond 65535 blocks."""
+    """Rows beyond 32-bit offsets; the batch has far more than 65535 blocks."""
     B, n = (1 << 31) // 64 + 128, 64
     x = torch.randn(128, n, device="cuda", dtype=torch.bfloat16).repeat(B // 128, 1)
     W, b = torch.randn(16, n, device="cuda", dtype=torch.bfloat16), torch.randn(16, device="cuda", dtype=torch.bfloat16)

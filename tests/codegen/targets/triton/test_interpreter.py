@@ -28,7 +28,7 @@ SHORT = [path for path in FILES if path.name not in LONG]
     ],
 )
 def test_in_the_interpreter(paths, options):
-    """Many files in one process: each process imports torch and Triton anew."""
+    """Many files in one process, since each process must import torch and Triton."""
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options, *map(str, sorted(paths))],
         cwd=ROOT,

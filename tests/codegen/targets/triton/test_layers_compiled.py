@@ -1,4 +1,4 @@
-"""Triton kernels of layers from files compile to machine code for GPUs that need not be there."""
+"""Triton kernels of layers from files compile to machine code for several GPUs, without having one."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ CASES = [
 
 
 def compiled(kernel, gpu, arguments, settings):
-    """Compile what would be launched."""
+    """Compile a launch."""
     types, constants = {}, {k: v for k, v in settings.items() if k in kernel.arg_names}
     fixed = {p.name for p in kernel.params if p.is_constexpr}
     for name, value in zip(kernel.arg_names, arguments, strict=False):

@@ -1,7 +1,7 @@
-"""What Triton's own compiler makes of the kernels for GPUs that need not be there: registers, spills, shared memory.
+"""Resources of the kernels as compiled by Triton for several GPUs: registers, spills, shared memory.
 
-The limits stand in codegen/targets/triton/README.md. Products in 16 bits must reach the matrix instructions of each
-GPU; pointers, not descriptors, are what the kernels load by, so there is no TMA to be seen.
+codegen/targets/triton/README.md states the limits. 16-bit products must use the matrix instructions of each GPU. The
+kernels load through pointers, not descriptors, so they use no TMA.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from tests.codegen.targets.triton.compile_ahead import GPUS, Gpu, Made, compilin
 pytestmark = pytest.mark.slow
 
 SHAPES = [(8192, 4096, 4096), (4096, 512, 512)]
-SPILLED = {"cuda": 16, "hip": 264}  # bytes a thread
+SPILLED = {"cuda": 16, "hip": 264}  # bytes per thread
 REGISTERS = {"cuda": 255, "hip": 256}
-NAMES = [name for name in GPUS if name != "sm_86"]  # which has the instructions of sm_80
-PRODUCTS = {"forward_kernel", "gradient_product_kernel", "weight_gradient_kernel"}  # tiles of matrices alone
+NAMES = [name for name in GPUS if name != "sm_86"]  # sm_86 has the instructions of sm_80
+PRODUCTS = {"forward_kernel", "gradient_product_kernel", "weight_gradient_kernel"}  # kernels of matrix products
 
 
 @pytest.fixture
@@ -44,14 +44,14 @@ def launch_patches(dtype):
 
 
 def launch_unit(dtype):
-    """Run both passes of the unit lengths of queries and keys on tensors without memory."""
+    """Run both passes of unit rows on tensors without memory."""
     q, k, g = (torch.empty(4, 16, 128, 64, dtype=dtype, device="meta") for _ in range(3))
     u_q, f_q, u_k, f_k = unit.forward(q, k)
     unit.backward(g, u_q, f_q, g, u_k, f_k, [True, True])
 
 
 def hold(found: list[Made], gpu: Gpu):
-    """Hold kernels to the limits."""
+    """Check kernels against the limits."""
     assert found
     for made in found:
         told = f"{made.name}: {made.registers} registers, {made.spilled} bytes spilled, {made.shared} bytes shared"
@@ -84,7 +84,7 @@ def test_patches_and_unit_rows_stay_within_registers(compiled, name):
 
 
 def test_a_kernel_that_spills_is_noticed(compiled, monkeypatch):
-    """The slice of 32 samples that float32 had before does not fit."""
+    """A slice of 32 samples in float32 does not fit the registers."""
     gpu = GPUS["sm_90"]
     found = compiled(gpu)
     thick = tiles.product_tiles.__wrapped__

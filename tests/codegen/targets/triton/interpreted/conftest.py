@@ -1,4 +1,4 @@
-"""The maps: the function that kernels compute, the same by plain torch, and an independent one to compare with."""
+"""The maps: by kernels, by the torch target, and by an independent reference."""
 
 import importlib
 import sys
@@ -30,7 +30,7 @@ def norm_like_without_bias(x, W, kappa):
 
 
 class Map:
-    """One map: ``ours`` by kernels, ``plain`` by the torch target, ``twin`` written by hand; operands by shape."""
+    """One map: ``ours`` by kernels, ``plain`` by the torch target, ``twin`` by hand as reference; operands by shape."""
 
     def __init__(self, name, twin, bias):
         self.name, self.twin, self.bias = name, twin, bias
@@ -78,7 +78,7 @@ def cut_into_pieces(monkeypatch, module):
 
 @pytest.fixture(params=["whole rows", "pieces"])
 def way(request, monkeypatch):
-    """Both families of kernels: a tile holds whole rows, or rows are cut into pieces."""
+    """Both families of kernels: tiles of whole rows, or rows cut into pieces."""
     if request.param == "pieces":
         for module in (triton_affine_like, triton_norm_like, triton_norm_like_without_bias):
             cut_into_pieces(monkeypatch, module)

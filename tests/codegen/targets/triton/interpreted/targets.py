@@ -19,12 +19,12 @@ KAPPA = 1.7
 
 
 class Targets:
-    """The public functions of a generated package by the name of the target; ``replace`` damages its texts."""
+    """The public functions of a generated package by the name of the target; ``replace`` mutates its texts."""
 
     def __init__(self, texts, folder, patch, replace=()):
         name = folder.name
         for file, old, new in replace:
-            assert old in texts[file], f"{old!r} is not in {file}: look again"
+            assert old in texts[file], f"{old!r} is not in {file}; update the mutant"
             texts = {**texts, file: texts[file].replace(old, new)}
         write(texts, folder)
         patch.syspath_prepend(str(folder.parent))
@@ -44,7 +44,7 @@ class Targets:
 
 
 def at_angle(text):
-    """The texts of a package of every target that holds the map at an angle."""
+    """Return the texts of a package with the map at an angle for every target."""
     plan = angle_plan(solve_at(layer("affine"), parse_angle(text))["angle"])
     return render([], "package", NAMES, [AngleFamily(plan)])
 

@@ -1,4 +1,4 @@
-"""Other angles that a user may give, and damage to the emitted kernels at one of them, which must show."""
+"""Other angles from users, and mutants of the emitted kernels at one of them, which must be caught."""
 
 import re
 
@@ -16,7 +16,7 @@ ROUNDING = {torch.float64: 4e-15, torch.float32: 1e-6}
 
 
 def departs(package, dtype=torch.float64, targets=("triton", "cuda")):
-    """Which targets differ from torch's in float64, by name."""
+    """Return the names of the targets that differ from torch's in float64."""
     tensors, g = operands((20, 24, 36), dtype)
     exact = [t.detach().double().requires_grad_() for t in tensors]
     expected = results(package.functions["torch"].angle_like, exact, g.double())
@@ -50,7 +50,7 @@ def test_every_target_follows_the_angle(made, angle):
 
 TILES, KERNELS = file_of("triton", "angle_like.py"), file_of("cuda", "angle_like.cu")
 SHARED = shared_by("triton", "functions.py")
-DAMAGE = {  # which target must depart, the file, its text and other text
+DAMAGE = {  # the target that must differ, the file, its text and the replacement
     "triton, sign of the weight part": (
         "triton",
         TILES,

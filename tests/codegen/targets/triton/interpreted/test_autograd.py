@@ -1,4 +1,4 @@
-"""The kernels as a citizen of torch: differentiated twice, mapped, traced, and keeping no more than they must."""
+"""The kernels in torch: second derivatives, vmap, tracing, and saved memory."""
 
 import pytest
 import torch

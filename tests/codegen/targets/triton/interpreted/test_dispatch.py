@@ -1,4 +1,4 @@
-"""The public functions and modules by Triton's kernels on request, and every registered operator as torch wants it."""
+"""The public functions and modules by Triton's kernels on request, and torch's checks of every registered operator."""
 
 import pytest
 import torch
@@ -57,7 +57,7 @@ def operators():
 
 
 def registered():
-    """The names of the operators that the package registers."""
+    """Return the names of the operators that the package registers."""
     every = (schema.name for schema in torch._C._jit_get_all_schemas())
     return {n.partition("::")[2] for n in every if n.startswith(f"{operators_module.LIBRARY.ns}::")}
 
@@ -82,7 +82,7 @@ def test_every_registered_operator_keeps_its_word(layer):
 
 
 def test_an_operator_that_breaks_its_word_is_caught():
-    """Shapes without values that are not those of the values; an argument that is written to."""
+    """A wrong shape for tensors without values, and an argument that is overwritten, are caught."""
     with torch.library._scoped_library("broken_word", "FRAGMENT") as library:
         library.define("wrong(Tensor x) -> Tensor")
         library.impl("wrong", lambda x: x.sum(0), "CPU")

@@ -1,4 +1,4 @@
-"""Rows near the end of the range by kernels: the output and the gradients of the definition in float64."""
+"""Far rows, near the end of the range, in kernels: output and gradients as by the definition in float64."""
 
 import pytest
 import torch
@@ -49,7 +49,7 @@ def test_far_rows_of_bfloat16(name, shape):
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("name", MAPS)
 def test_rows_near_the_end_of_float64(name, shape):
-    """The definition is homogeneous in rows so long, and is asked of shorter ones."""
+    """For such long rows the definition is homogeneous, so it is evaluated at shorter ones."""
     tensors, _ = operands(name, 1.0, shape, torch.float64)
     x, *others = (t.detach() for t in tensors)
     far = x.clone()

@@ -1,4 +1,4 @@
-"""Layers in the language of today's papers on Triton kernels, by Triton's interpreter, against their twins in torch."""
+"""Layers from recent papers, written in the layer language, by Triton's interpreter against references in torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Triton kernels of layers from files, by Triton's interpreter: any layer gets them, and they compute what is asked."""
+"""Triton kernels of layers from files in Triton's interpreter: any layer gets them, and they are correct."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def package(folder, name, changed=("", "")):
 
 
 def launches(made, monkeypatch):
-    """The launches of a package's kernels, noted as they come."""
+    """Record the launches of a package's kernels."""
     module, found = importlib.import_module(f"{made.__name__}.kernels.triton.runtime.samples"), []
     on = module.on
     monkeypatch.setattr(module, "on", lambda x: found.append(x) or on(x))

@@ -1,4 +1,4 @@
-"""Damage to the emitted text, or to the mathematics, must show: the comparison is a gate, and the text follows it."""
+"""Mutants of the emitted text must be caught, and the text must follow a change of the mathematics."""
 
 import dataclasses
 import functools
@@ -65,7 +65,7 @@ def texts():
 
 
 FILE, TILES = file_of("triton", "affine_like.py"), shared_by("triton", "tiles.py")
-DAMAGE = {  # file, text, other text, and which of its occurrences to change
+DAMAGE = {  # file, text, replacement, and which occurrence to change
     "sign of the radial term, rows": (FILE, "gW - c[:, None] * u", "gW + c[:, None] * u", 1),
     "sign of the radial term, slabs": (FILE, "gW - c[:, None] * u", "gW + c[:, None] * u", 0),
     "one is dropped from the scale, rows": (FILE, "tl.sqrt(q + 1 / peak / peak)", "tl.sqrt(q)", 1),
@@ -135,7 +135,7 @@ kappa = sympy.Symbol("kappa", positive=True)
 
 
 def scaled(change):
-    """The solution with another scale, made of the old one."""
+    """Return the solution with another scale, a function of the old one."""
     layer = solution().mapped
     definitions = [
         Definition(d.name, d.indices, change(d.expression)) if d.name == "f" else d for d in layer.definitions
@@ -181,7 +181,7 @@ def test_kernels_follow_the_mathematics(change, agrees, tmp_path, import_package
     assert not agrees(import_package(tmp_path, name), twin)
 
 
-PATCHES = {  # text of PatchNorm's kernels, and other text
+PATCHES = {  # text of PatchNorm's kernels, and its replacement
     "one dropped from the scale": ("tl.sqrt(E + 1)", "tl.sqrt(E)"),
     "scale squared": ("z = f[:, None] * h", "z = f[:, None] * f[:, None] * h"),
     "bias outside the scale": ("h = b + xW", "h = xW"),
@@ -198,7 +198,7 @@ PATCHES = {  # text of PatchNorm's kernels, and other text
 
 
 def patches_agree(package):
-    """Whether output and gradients are those of torch's target, at one geometry that has everything."""
+    """Whether output and gradients equal those of torch's target, at one geometry with all features."""
     generator = torch.Generator().manual_seed(1)
     shapes = ((2, 6, 7, 6), (4, 3, 3, 2), (4,))
     inputs = [torch.randn(s, generator=generator, dtype=torch.float64).requires_grad_() for s in shapes]

@@ -1,4 +1,4 @@
-"""What PatchNorm's operators say of themselves by torch's four utilities, every map of them by Triton's kernels."""
+"""PatchNorm's operators by Triton's kernels, for every map, under torch's four utilities for operators."""
 
 import importlib
 

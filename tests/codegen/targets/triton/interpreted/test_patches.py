@@ -1,4 +1,4 @@
-"""PatchNorm by kernels against torch's target and against patches taken apart, over geometries, types and layouts."""
+"""PatchNorm by kernels against torch's target and against unfolded patches, over geometries, types and layouts."""
 
 import importlib
 import inspect
@@ -15,7 +15,11 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning"
 
 DOUBLE = torch.float64
 MODULES = [importlib.import_module(f"affine_divergence.kernels.triton.{m.module}") for m in patch_maps()]
-ROUNDING = {torch.float64: 1e-14, torch.float32: 6e-7, torch.bfloat16: 1.6e-2}  # Triton's interpreter cuts to bfloat16
+ROUNDING = {
+    torch.float64: 1e-14,
+    torch.float32: 6e-7,
+    torch.bfloat16: 1.6e-2,
+}  # Triton's interpreter truncates to bfloat16
 GEOMETRIES = {
     "plain": ((2, 40, 4, 5), (6, 40, 3, 3), {}),
     "padded, strided, dilated": ((2, 3, 9, 8), (5, 3, 3, 2), {"stride": (2, 1), "padding": (1, 2), "dilation": (2, 1)}),
@@ -67,7 +71,7 @@ CASES += [(GEOMETRIES[name], False, True) for name in ("padded, strided, dilated
 
 @pytest.fixture
 def launched(monkeypatch):
-    """The names of the kernels that ran."""
+    """Record the names of the kernels that ran."""
     names = []
 
     def watched(inner):
@@ -124,7 +128,7 @@ def test_an_expanded_gradient_and_a_view():
 
 
 def test_space_that_lies_turned():
-    """Rows and columns of the input and of the gradient exchanged in memory: results do not lie as they do."""
+    """Space transposed in the memory of input and gradient; results have another layout."""
     shapes = GEOMETRIES["padded, strided, dilated"]
     x, W, b = operands(shapes, True)
     turned = x.detach().transpose(2, 3).contiguous().transpose(2, 3).requires_grad_()
@@ -161,7 +165,7 @@ def test_magnitudes(size, form, bias, center):
     ours = results(kernels, tensors, settings)
     right = results(plain.patch_norm_conv2d, [t.detach().double().requires_grad_() for t in tensors], settings)
     for a, c in zip(ours, right, strict=True):
-        if not 0 < c.abs().max() < 1e-37:  # what the type can hold
+        if not 0 < c.abs().max() < 1e-37:  # in the type's range
             assert a.isfinite().all() and torch.allclose(a.double(), c, rtol=1e-5, atol=2e-6 * float(c.abs().max()))
 
 

@@ -1,4 +1,4 @@
-"""One angle function that a user gives, in three languages: the same numbers, and kernels that nvcc accepts."""
+"""One angle function from a user in three languages: the same numbers, and kernels that nvcc accepts."""
 
 import re
 import shutil
@@ -34,7 +34,7 @@ def package(tmp_path_factory):
 
 
 def test_three_targets_and_a_formula_agree(package):
-    """Short, long and zero rows; the formula, which knows no limit at zero, where it is defined."""
+    """Short, long and zero rows; the formula, which has no limit at zero, only where it is defined."""
     tensors, g = operands((9, 24, 20), torch.float64)
     expected = results(package.functions["torch"].angle_like, tensors, g)
     far = [tensors[0].detach()[1:].requires_grad_(), *tensors[1:]]

@@ -1,4 +1,4 @@
-"""Queries and keys at unit length by torch, by Triton in its interpreter, and by CUDA on the CPU: one expression."""
+"""Queries and keys of unit length by torch, by Triton in its interpreter, and by CUDA on the CPU."""
 
 import importlib
 import shutil
@@ -44,7 +44,7 @@ TYPES = [DOUBLE, SINGLE, BRAIN, pytest.param(HALF, marks=pytest.mark.slow)]
 
 @pytest.fixture
 def on_host():
-    """CUDA's kernels run on the CPU, threads in the order that is set; what was launched is listed."""
+    """CUDA's kernels on the CPU, with a settable order of threads; launches are recorded."""
     with Host() as host:
         yield host
 
@@ -55,7 +55,7 @@ def pair(request, on_host):
 
 
 def floor(pair, dtype):
-    """The rounding of a result; Triton's interpreter cuts bfloat16 off where a device rounds it."""
+    """Return the rounding of a result; Triton's interpreter truncates to bfloat16, a device rounds."""
     return ROUNDING[dtype] * (3.5 if dtype == BRAIN and pair is triton_unit.UnitPair else 1.2)
 
 
@@ -114,14 +114,14 @@ def test_any_length(pair, dtype, size):
     ours, right = results(pair, tensors, gradients), expected(tensors, gradients)
     assert all(t.isfinite().all() for t in ours)
     assert worst(ours[:2], right[:2]) <= floor(pair, dtype)
-    if dtype != HALF:  # gradients of ones over ten thousand are among the least numbers of the type
+    if dtype != HALF:  # gradients of about 1e-4 are subnormal in this type
         assert worst(ours[2:], right[2:]) <= floor(pair, dtype)
 
 
 @pytest.mark.parametrize("dtype", [SINGLE, BRAIN], ids=str)
 @pytest.mark.parametrize("size", [1e38, 3e38])
 def test_rows_near_the_end_of_the_range(pair, dtype, size):
-    """Their scale is less than the smallest normal number, so it has fewer digits than others."""
+    """Their scale is below the smallest normal number, so it has fewer digits."""
     tensors, gradients = operands((2, 2, 3, 4, 64), dtype)
     long = [(x.detach().sign() * size).requires_grad_() for x in tensors]
     ours, right = results(pair, long, gradients), expected(long, gradients)
@@ -131,7 +131,7 @@ def test_rows_near_the_end_of_the_range(pair, dtype, size):
 
 
 def test_the_shortest_rows_keep_their_direction(pair):
-    """The gradient with respect to a row of 1e-30 is 1e30 long: beyond half of the types, and within float32."""
+    """The gradient with respect to a row of 1e-30 has length 1e30: in range only for float32 and wider."""
     tensors, gradients = operands((1, 2, 3, 3, 8), SINGLE)
     short = [(x.detach() * 1e-30).requires_grad_() for x in tensors]
     ours = results(pair, short, gradients)
@@ -199,7 +199,7 @@ def test_the_input_is_not_kept(pair):
 
 @pytest.mark.parametrize("home", ["triton", "cuda"])
 def test_offsets_beyond_thirty_two_bits(home, on_host, tmp_path):
-    """Tokens two to the 30th apart, in a sparse file; a row lies beyond two to the 31st."""
+    """Tokens with a stride of 2^30 in a sparse file; a row has an offset above 2^31."""
     apart, memory = (1 << 30) + 8, str(tmp_path / "sparse")
     far = torch.from_file(memory, shared=True, size=2 * apart + 8, dtype=BRAIN).as_strided(
         (1, 1, 3, 8), (8, 8, apart, 1)
@@ -248,7 +248,7 @@ def test_attention_takes_the_kernels(way, monkeypatch):
     monkeypatch.setattr(triton_unit, "_forward", lambda *given: seen.append(1) or launch(*given))
     monkeypatch.setenv(backends.VARIABLE, "triton" if way == "environment" else "")
     module = attention(backend=None if way == "environment" else "triton")
-    if way == "compiled":  # as in a new process: both kinds of kernels are loaded while one graph is traced
+    if way == "compiled":  # as in a new process: both kinds of kernels are loaded while a graph is traced
         monkeypatch.setattr(backends, "_Loaded", type("_Loaded", (), {}))
         torch._dynamo.reset()
     called = torch.compile(module, fullgraph=True, backend="aot_eager") if way == "compiled" else module
@@ -294,7 +294,7 @@ QUICK = {"sign of the radial term", "keys left out"}
 
 
 def departs(pair):
-    """Whether a pair differs from the formula, also near the end of the range, or gives zero a direction."""
+    """Whether a pair differs from the formula, also near the end of the range, or does not keep zeros."""
     tensors, gradients = operands((2, 2, 4, 6, 16))
     tensors = [(x.detach() * 0.3).requires_grad_() for x in tensors]
     if not worst(results(pair, tensors, gradients), expected(tensors, gradients)) <= 1e-12:
@@ -312,12 +312,12 @@ def marked(names):
 
 @pytest.mark.parametrize("name", marked(["nothing", *DAMAGE]))
 def test_damaged_tiles_are_noticed(name, tmp_path, monkeypatch):
-    package = f"damaged_{name.replace(' ', '_')}"  # an operator's name can be registered once
+    package = f"damaged_{name.replace(' ', '_')}"  # an operator's name can be registered only once
     shutil.copytree(PACKAGE, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
     file = tmp_path / package / file_of("triton", "unit.py")
     old, new = DAMAGE.get(name, ("", ""))
     text = file.read_text()
-    assert old in text, "the line to damage is gone: look again"
+    assert old in text, "the line to mutate is gone; update the mutant"
     file.write_text(text.replace(old, new) if old else text)
     monkeypatch.syspath_prepend(str(tmp_path))
     try:

@@ -12,8 +12,8 @@ SHAPES = [(1, 1, 1), (16, 32, 16), (33, 37, 40)]
 LARGE = [(20, 515, 17), (20, 16, 513)]
 TYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 
-# Relative errors of the output and of dx, which are rounded once. Triton's interpreter cuts float32 to bfloat16 instead
-# of rounding it, which doubles that. The weight's gradient is made of rounded operands and has a bound of its own.
+# Relative errors of the output and of dx, which are rounded once. Triton's interpreter truncates float32 to bfloat16
+# instead of rounding, which doubles the error. The weight's gradient has rounded operands and a bound of its own.
 RELATIVE = {torch.float64: 2e-15, torch.float32: 5e-7, torch.float16: 5e-4, torch.bfloat16: 8e-3}
 
 
@@ -57,7 +57,7 @@ def test_shapes_that_need_several_tiles_by_themselves(affine, shape, run):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 def test_no_worse_than_plain_torch(layer, dtype, way, run):
-    """Errors of the output and of dx stay at the rounding floor, where the composition of torch calls rounds twice."""
+    """Errors of the output and of dx stay at the rounding floor, whereas a composition of torch calls rounds twice."""
     tensors, g = layer.operands((40, 40, 40), dtype)
     exact = reference(layer, tensors, g, run)
     ours, plain = run(layer.ours, tensors, g), run(layer.plain, tensors, g)
@@ -108,7 +108,7 @@ SIZES = [(d, s) for d in (torch.float32, torch.bfloat16, DOUBLE) for s in (0.0, 
 
 @pytest.mark.parametrize(("dtype", "size"), [*SIZES, (torch.float16, 0.0), (torch.float16, 1e-4), (torch.float16, 1e4)])
 def test_magnitudes(layer, dtype, size, way, run):
-    """Finite wherever the type holds the input, and right; z stays within sqrt(kappa) times the unit's parameters."""
+    """Finite and correct for any input in the type's range; z is bounded by sqrt(kappa) times the unit's parameters."""
     tensors, g = layer.operands((5, 20, 3), dtype)
     x, W, *bias = (t.detach() for t in tensors)
     x = (x.double() * size).to(dtype)
