@@ -162,6 +162,7 @@ def with_markers(text: str) -> str:
         text.replace("<!-- affdiv language -->", f"```text\n{page()}\n```")
         .replace("<!-- experiment files -->", _docstring("experiment.py"))
         .replace("<!-- designs -->", _docstring("design.py"))
+        .replace("<!-- stages -->", _docstring("stages.py"))
         .replace("<!-- own hypotheses -->", _docstring("own_hypotheses.py"))
         .replace("<!-- atlas -->", atlas_list() if "<!-- atlas -->" in text else "")
     )

@@ -112,7 +112,10 @@ def _family(
 def _network(one: Chosen) -> str:
     s = one.settings
     first = "" if s["init"] == "variance-preserving" else f", {s['init']}"
-    return f"width {s['width']:g}, depth {s['depth']:g}, {s['activation']}{first}"
+    kernel = f", kernel {s['kernel']:g}" if s["kernel"] != 3 else ""
+    groups = f", {s['groups']:g} groups" if s["groups"] != 1 else ""
+    halving = ", pooled" if s["halving"] == "pool" else ""
+    return f"width {s['width']:g}, depth {s['depth']:g}, {s['activation']}{first}{kernel}{groups}{halving}"
 
 
 def growth(chosen: Sequence[Chosen]) -> list[Finding]:

@@ -89,7 +89,7 @@ def run(
     1 if a trial failed permanently; a diverged trial counts as a result.
     """
     from verify.run.progress import watching
-    from verify.training.driver import drive, job_of, register, summary
+    from verify.training.driver import drive, job_of, register, register_judging, summary
     from verify.training.retry import wanted
     from verify.training.store import Store
 
@@ -102,30 +102,50 @@ def run(
     with Store(store, create=True, lease=lease_seconds) as opened:
         opened.check()
         register(opened, experiment, source, device, seeds)
-        _take_up(opened, experiment.name, from_table or (), again if retry or retry_where else None)
+        _take_up(opened, experiment, from_table or (), again if retry or retry_where else None)
         job = job_of(store, experiment.name, source, checkpoint_seconds, lease_seconds, trial_seconds)
         try:
             with watching() as watcher:
                 watcher.begin(experiment.name)
                 drive(opened, job, chosen, workers or chosen.capacity(), watcher.advance)
+                if register_judging(opened, experiment, source, device, seeds):
+                    _take_up(opened, experiment, from_table or (), None, last=True)
+                    drive(opened, job, chosen, workers or chosen.capacity(), watcher.advance)
         except KeyboardInterrupt:
             typer.echo(_stopped(summary(opened, experiment.name)), err=True)
             raise typer.Exit(_INTERRUPTED) from None
-        result = summary(opened, experiment.name)
+        result = summary(opened, experiment.name, _tuning(experiment))
     _print(result, json)
     if result["trials"]["quarantined"]:
         raise typer.Exit(_FAILED)
 
 
-def _take_up(store: Store, name: str, tables: Sequence[Path], again: Callable[[Row], bool] | None) -> None:
-    """Import an experiment's results from tables, mark the trials selected by ``again`` for retry, and report both."""
+def _take_up(
+    store: Store,
+    experiment: Experiment,
+    tables: Sequence[Path],
+    again: Callable[[Row], bool] | None,
+    last: bool = False,
+) -> None:
+    """Import an experiment's results from tables, mark the trials selected by ``again`` for retry, and report both.
+
+    Imports are reported in the ``last`` stage: before it, some rows have no trial yet.
+    """
+    from verify.training.experiment import ALL
     from verify.training.refill import refill
 
     for path in tables:
-        for said in refill(store, name, path).text(path).splitlines():
-            typer.echo(printable(said), err=True)
+        said = refill(store, experiment.name, path).text(path)
+        for one in said.splitlines() if last or experiment.judging == ALL else ():
+            typer.echo(printable(one), err=True)
     if again is not None:
-        typer.echo(f"{store.retry(name, again)} trials are tried again", err=True)
+        typer.echo(f"{store.retry(experiment.name, again)} trials are tried again", err=True)
+
+
+def _tuning(experiment: Experiment) -> frozenset[int]:
+    from verify.training.stages import tuning_of
+
+    return tuning_of(experiment)
 
 
 @app.command("status")
@@ -136,8 +156,9 @@ def status(name: Name, store: StorePath = STORE, scale: Scale = "cpu", data: Dat
 
     with Store(store, read_only=True) as opened:
         opened.check()
-        _demand_same(opened, name, experiment_of(name, scale), data)
-        _print(summary(opened, _name(name)), json)
+        experiment = experiment_of(name, scale)
+        _demand_same(opened, name, experiment, data)
+        _print(summary(opened, _name(name), _tuning(experiment)), json)
 
 
 @app.command("export")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ DATA = ("digits", "declaration")  # the built-in data sets
 UPDATES = ("sgd", "momentum", "adam", "adamw", "nlms", "foof")
 ACTIVATIONS = ("tanh", "leaky-relu", "relu")
 MODELS = tuple(METHODS_OF)
+HALVINGS = ("stride", "pool")
 INITS = ("variance-preserving", "orthogonal", "torch")
 DEVICES = ("cpu", "cuda")
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -45,7 +46,9 @@ class TrialConfig:
     ``evaluation_samples`` limit the number of training samples, and of samples in each of the other two parts, to the
     first ones (in the order of the split's permutation, or of the text); 0 means all. ``angle`` is the t(r) of the
     method ``angle``, such as ``"atan(r)/2"``, and None for every other method. ``context`` is the number of characters
-    that a transformer sees; other models ignore it.
+    that a transformer sees; other models ignore it. ``kernel``, ``groups`` and ``halving`` belong to convolutional
+    networks: the side of all kernels, the channel groups of all convolutions but the first, and whether a stride or
+    average pooling halves the image.
 
     Raises:
         UsageError: an invalid setting, or two settings that contradict each other.
@@ -73,6 +76,9 @@ class TrialConfig:
     evaluation_samples: int = 0
     angle: str | None = None
     context: int = 64
+    kernel: int = 3
+    groups: int = 1
+    halving: str = "stride"
 
     def __post_init__(self) -> None:
         for name, known in _CHOICES.items():
@@ -90,6 +96,7 @@ class TrialConfig:
         rate = self.learning_rate
         if isinstance(rate, bool) or not isinstance(rate, int | float) or not (math.isfinite(rate) and rate > 0):
             raise UsageError(f"learning_rate = {rate!r} is not a valid rate; give a positive finite number")
+        self._check_convolutions()
         if self.method == "batch-norm" and self.batch_size == 1:
             raise UsageError(
                 "method = 'batch-norm' cannot compute a variance in a batch of one; give a batch_size of at least 2"
@@ -102,6 +109,21 @@ class TrialConfig:
         _one_of("method", self.method, own)
         _check_angle(self.method, self.angle)
 
+    def _check_convolutions(self) -> None:
+        """Reject invalid convolutions, and settings of convolutions in other networks."""
+        given = [name for name in _CONVOLUTIONAL if getattr(self, name) != _DEFAULTS[name]]
+        if given and self.model != "cnn":
+            raise UsageError(f"{given[0]} = {getattr(self, given[0])!r} needs convolutions; write model = 'cnn'")
+        if self.kernel % 2 == 0:
+            raise UsageError(f"kernel = {self.kernel} is not odd; give an odd number")
+        if self.width % self.groups:
+            raise UsageError(f"groups = {self.groups} do not divide width = {self.width}; give a divisor")
+        if self.groups > 1 and (self.probe_every or self.update in ("nlms", "foof")):
+            raise UsageError(
+                f"groups = {self.groups} with update = {self.update!r} and probe_every = {self.probe_every}: probes, "
+                "nlms and foof do not support grouped layers; give groups = 1, or sgd without probes"
+            )
+
     @property
     def digest(self) -> str:
         """The SHA-256 of the settings, in hexadecimal: the trial's identity."""
@@ -112,7 +134,7 @@ class TrialConfig:
         return {
             name: value
             for name, value in asdict(self).items()
-            if (value is not None or name not in _UNTOLD) and self.model in _ONLY.get(name, MODELS)
+            if (value != _DEFAULTS.get(name) or name not in _UNTOLD) and self.model in _ONLY.get(name, MODELS)
         }
 
     @property
@@ -126,6 +148,7 @@ class TrialConfig:
         return DTYPES[self.dtype]
 
 
+_DEFAULTS = {field.name: field.default for field in fields(TrialConfig)}
 _CHOICES: dict[str, tuple[str, ...]] = {
     "update": UPDATES,
     "activation": ACTIVATIONS,
@@ -133,10 +156,14 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "model": MODELS,
     "device": DEVICES,
     "init": INITS,
+    "halving": HALVINGS,
 }
-_UNTOLD = ("angle", "split_seed")  # left out of the identity if None
+_CONVOLUTIONAL = ("kernel", "groups", "halving")
+_UNTOLD = ("angle", "split_seed", *_CONVOLUTIONAL)  # left out of the identity at their defaults
 _ONLY = {"context": ("transformer",)}  # settings that only these models use
 _RANGES = {  # upper limits beyond any available machine, so that a typing error is rejected at once
+    "kernel": (1, 1023),
+    "groups": (1, 2**20),
     "width": (1, 2**20),
     "depth": (1, 1000),
     "batch_size": (1, 2**24),

@@ -11,6 +11,9 @@
     depths = [2]
     activation = "tanh"                # or a list
     inits = ["variance-preserving"]    # "torch": initial values as in torch's layers
+    kernels = [3, 5]                   # side of the kernels of a cnn
+    groups = [1, 4]                    # channel groups of all its convolutions but the first
+    halvings = ["stride", "pool"]      # how every second convolution halves the image
     epochs = 2                         # or steps = 500
 
 ``methods`` and ``learning_rates`` are required; other keys default to the values of ``TrialConfig``.
@@ -18,12 +21,15 @@
 ``learning_rates``: the good rates of two methods may differ by a factor of 100, like their kappas (theory, section 2).
 ``update_learning_rates = { adam = [0.001, 0.01] }`` does the same for update rules, and takes precedence; a table
 instead of the list, ``{ momentum = { none = [0.01], affine-like = [1.0] } }``, gives grids to methods under that rule
-only. ``angles = ["pi/4", "atan(r)"]`` are the members t(r) of the affine family that the method ``angle`` covers.
+only, and an empty grid, ``{ nlms = { affine-like = [] } }``, leaves a method out under that rule. Batch normalisation
+skips batch size 1 if there are other batch sizes.
+``angles = ["pi/4", "atan(r)"]`` are the members t(r) of the affine family that the method ``angle`` covers.
 Further keys: ``dtype``, ``evaluate_every``, ``probe_every``, ``split_seed``, ``train_samples``, ``evaluation_samples``,
 ``context``, and, for the reader, ``hypothesis``, ``criterion``, ``cost``. `affdiv experiment plan` uses ``effect`` (to
 be detected), ``deviation`` (the standard deviation of a paired difference, in the same unit) and ``power`` (default
 0.8). ``[[hypotheses]]`` declare the hypotheses that the runs test: see `verify.training.own_hypotheses`. ``[design]``
-runs a balanced part of the product: see `verify.training.design`.
+runs a balanced part of the product: see `verify.training.design`. With ``judging = "best"`` the judging seeds train
+only at the chosen rates: see `verify.training.stages`.
 
 A file has two scales. The keys above are for the scale ``cpu``; a table ``[paper]`` at the end holds the keys that
 differ at the scale ``paper``. There ``data = "--data"`` means that the user names the data on the command line.
@@ -64,6 +70,9 @@ _LISTS = {  # keys that hold a list, and the setting that its values are for
     "depths": "depth",
     "activation": "activation",
     "inits": "init",
+    "kernels": "kernel",
+    "groups": "groups",
+    "halvings": "halving",
     "angles": "angle",
 }
 _SINGLE = (
@@ -78,12 +87,13 @@ _SINGLE = (
     "evaluation_samples",
     "context",
 )
+_JUDGING, ALL, BEST = "judging", "all", "best"
 _PROSE = ("hypothesis", "criterion", "cost")
 _AIMS = ("effect", "deviation", "power")
 _OWN_RATES = "method_learning_rates"
 _UPDATE_RATES = "update_learning_rates"
 _HYPOTHESES, _DESIGN = "hypotheses", "design"
-KEYS = ("data", *_LISTS, _OWN_RATES, _UPDATE_RATES, *_SINGLE, *_PROSE, *_AIMS, _HYPOTHESES, _DESIGN)
+KEYS = ("data", *_LISTS, _OWN_RATES, _UPDATE_RATES, *_SINGLE, _JUDGING, *_PROSE, *_AIMS, _HYPOTHESES, _DESIGN)
 CPU, PAPER = "cpu", "paper"
 SCALES = (CPU, PAPER)
 GIVEN = "--data"  # value of ``data``: the command line names the data
@@ -91,6 +101,9 @@ _LENGTHS = ("epochs", "steps")
 _TOGETHER: dict[tuple[str, str | None], dict[str, str]] = {  # settings needed to check a single value
     ("angle", None): {"method": ANGLE},
     ("method", ANGLE): {"angle": "atan(r)"},
+    ("kernel", None): {"model": "cnn"},
+    ("groups", None): {"model": "cnn"},
+    ("halving", None): {"model": "cnn"},
 }
 _REQUIRED = {"methods": 'methods = ["none", "affine-like"]', "learning_rates": "learning_rates = [0.1, 1.0]"}
 
@@ -100,7 +113,8 @@ class Experiment:
     """A named experiment: its trials before the data is loaded, and its file's texts for the reader.
 
     ``data`` is a built-in name, a path or ``--data``; every trial's own ``data`` is a placeholder until the data is
-    loaded. ``aims`` are the effect, deviation and power in the file; ``hypotheses`` are those it declares.
+    loaded. ``judging`` is "all" or "best", see `verify.training.stages`. ``aims`` are the effect, deviation and power
+    in the file; ``hypotheses`` are those it declares.
     """
 
     name: str
@@ -110,11 +124,13 @@ class Experiment:
     scale: str = CPU
     aims: tuple[tuple[str, float], ...] = ()
     hypotheses: tuple[Hypothesis, ...] = ()
+    judging: str = ALL
 
     @property
     def text(self) -> str:
         """The experiment in one line of JSON, equal for files that describe the same trials, data and scale."""
         scale = {} if self.scale == CPU else {"scale": self.scale}
+        scale |= {} if self.judging == ALL else {"judging": self.judging}
         return json.dumps({"data": self.data, **scale, "trials": sorted(trial.digest for trial in self.trials)})
 
 
@@ -198,7 +214,13 @@ class _Reader:
         aims = tuple((key, self._number(key)) for key in _AIMS if key in self.table)
         trials = self._product(self._by_angle(self._by_update(lists)), single, self._cells(lists))
         own = read(self.table.get(_HYPOTHESES, []), trials, lambda text: self._error(_HYPOTHESES, text))
-        return Experiment(name, self._data(), trials, prose, self.scale, aims, own)
+        return Experiment(name, self._data(), trials, prose, self.scale, aims, own, self._judging())
+
+    def _judging(self) -> str:
+        value = self.table.get(_JUDGING, ALL)
+        if value not in (ALL, BEST):
+            raise self._error(_JUDGING, f'{value!r} is not known; write {_JUDGING} = "{ALL}" or "{BEST}"')
+        return str(value)
 
     def _cells(self, lists: dict[str, list[Any]]) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
         """Return the settings of a design's factors and their values in each cell; by default the full product."""
@@ -231,7 +253,7 @@ class _Reader:
         """Return the lists once for every grid of rates, each with the methods that use it; unused grids drop out."""
         shared = [method for method in lists["method"] if method not in own]
         grids = [(shared, lists["learning_rate"]), *(([method], rates) for method, rates in own.items())]
-        return [lists | {"method": methods, "learning_rate": rates} for methods, rates in grids if methods]
+        return [lists | {"method": methods, "learning_rate": rates} for methods, rates in grids if methods and rates]
 
     def _by_angle(self, grids: list[dict[str, list[Any]]]) -> list[dict[str, list[Any]]]:
         """Return the lists with angles for the method ``angle``, and without them for the other methods."""
@@ -253,7 +275,8 @@ class _Reader:
         for method in given:
             if method not in methods:
                 raise self._error(key, f"{method!r} is not one of the methods: {', '.join(methods)}")
-        return {method: self._rates(key, method, rates) for method, rates in given.items()}
+        left_out = [m for m, rates in given.items() if rates == [] and key == _UPDATE_RATES]
+        return {m: [] if m in left_out else self._rates(key, m, rates) for m, rates in given.items()}
 
     def _rates(self, key: str, name: str, rates: Any) -> list[float]:
         """Return the checked grid of the named method or update rule."""
@@ -289,6 +312,8 @@ class _Reader:
         change = {setting: value, **_TOGETHER.get((setting, value if setting == "method" else None), {})}
         if setting == "steps":
             change["epochs"] = None
+        if setting == "groups":
+            change["width"] = value  # which they must divide
         if isinstance(value, dict | list):
             raise self._error(key, f"{value!r} is not a single value; give one value here")
         if setting == "method" and self.table.get("model") in MODELS:
@@ -352,6 +377,7 @@ class _Reader:
                 TrialConfig(**dict(zip(lists, values, strict=True)), **single)
                 for lists in parts
                 for values in product(*lists.values())
+                if not _without_variance(dict(zip(lists, values, strict=True)), lists)
             )
         except UsageError as problem:
             raise UsageError(f"{self.path}: two lists contradict each other: {problem}") from None
@@ -360,6 +386,11 @@ class _Reader:
         place = self.places.get((PAPER, key)) if key in self.larger else self.places.get((key,))
         line = f":{self.source.count(chr(10), 0, place.key[0]) + 1}" if place else ""
         return UsageError(f"{self.path}{line}: {key}: {message}")
+
+
+def _without_variance(trial: dict[str, Any], lists: dict[str, list[Any]]) -> bool:
+    """Return whether this is batch-norm in a batch of one, beside larger batches."""
+    return trial["method"] == "batch-norm" and trial.get("batch_size") == 1 and len(lists["batch_size"]) > 1
 
 
 def _toml(value: Any) -> str:

@@ -1,6 +1,6 @@
 """The layers of which networks are built: each is one affine map, corrected, normalised or plain.
 
-    method               rows (B, n)                            images (B, channels, height, width), 3 x 3 convolutions
+    method               rows (B, n)                            images (B, channels, height, width)
     none                 Linear                                 Conv2d
     batch-norm           BatchNorm1d, Linear                    BatchNorm2d, Conv2d
     layer-norm           LayerNorm, Linear                      LayerNorm over each whole image, Conv2d
@@ -34,7 +34,6 @@ import affine_divergence as ad
 from verify.training.angles import layer_class
 from verify.training.config import WIDE_KAPPA
 
-KERNEL, PADDING = 3, 1
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"tanh": nn.Tanh, "leaky-relu": nn.LeakyReLU, "relu": nn.ReLU}
 
 
@@ -106,11 +105,17 @@ def make_layer(method: str, inputs: int, outputs: int, angle: str | None = None)
     return _ROWS[method](inputs, outputs)
 
 
-def make_convolution(method: str, inputs: int, outputs: int, stride: int) -> nn.Module:
-    """Return a zero-padded 3 x 3 convolution of a method, from ``inputs`` to ``outputs`` channels."""
+def make_convolution(
+    method: str, inputs: int, outputs: int, stride: int, kernel: int = 3, groups: int = 1
+) -> nn.Module:
+    """Return a zero-padded convolution of a method, from ``inputs`` to ``outputs`` channels.
+
+    ``kernel`` is the odd side of its square kernel; ``groups`` divides both numbers of channels.
+    """
     if method in _PATCHES:
-        return _PATCHES[method](inputs, outputs, KERNEL, stride=stride, padding=PADDING)
-    return _IMAGES[method](inputs, nn.Conv2d(inputs, outputs, KERNEL, stride=stride, padding=PADDING))
+        return _PATCHES[method](inputs, outputs, kernel, stride=stride, padding=kernel // 2, groups=groups)
+    plain = nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2, groups=groups)
+    return _IMAGES[method](inputs, plain)
 
 
 class Network(nn.Module, ABC):

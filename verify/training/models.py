@@ -103,7 +103,8 @@ def _mlp(config: TrialConfig, shape: tuple[int, ...], classes: int) -> Network:
 
 
 def _cnn(config: TrialConfig, shape: tuple[int, ...], classes: int) -> Network:
-    return CNN(cast(tuple[int, int, int], shape), classes, **_sizes(config))
+    own = {name: getattr(config, name) for name in ("kernel", "groups", "halving")}
+    return CNN(cast(tuple[int, int, int], shape), classes, **_sizes(config), **own)
 
 
 def _transformer(config: TrialConfig, shape: tuple[int, ...], classes: int) -> Network:

@@ -23,6 +23,7 @@ from verify.training.dataset import Dataset
 from verify.training.experiment import Experiment
 from verify.training.export import METRICS, line
 from verify.training.rates import TUNING_SHARE, Trial, tuning_seeds
+from verify.training.stages import expected
 from verify.training.store import Row
 from verify.training.trial import TrialRun, steps_of
 
@@ -93,7 +94,8 @@ def plan(experiment: Experiment, data_of: Callable[[TrialConfig], Dataset]) -> P
     """Return the plan of an experiment; ``data_of`` returns the data of a trial."""
     aims = dict(experiment.aims)
     deviation, effect, power = aims.get("deviation"), aims.get("effect"), aims.get("power", POWER)
-    rows = expected_table(experiment.trials)
+    trials = expected(experiment)
+    rows = expected_table(trials)
     tuning = tuning_seeds(rows)
     judging = {row["seed"] for row in rows} - tuning
     findings = judge(rows, experiment.hypotheses)
@@ -106,10 +108,10 @@ def plan(experiment: Experiment, data_of: Callable[[TrialConfig], Dataset]) -> P
         needed = None if deviation is None or effect is None else pairs_needed(effect, deviation, power, statements)
         smallest = smallest_effect(unit, seeds, power, statements)
         visible.append(Visible(name, statements, seeds, smallest, needed))
-    steps, seconds = _cost(experiment.trials, data_of)
+    steps, seconds = _cost(trials, data_of)
     return Plan(
         experiment.name,
-        len(experiment.trials),
+        len(trials),
         steps,
         tuple(sorted(tuning)),
         tuple(sorted(judging)),

@@ -50,9 +50,12 @@ def tuning_seeds(trials: Sequence[Trial]) -> frozenset[int]:
     return frozenset(seeds[: max(1, len(seeds) // TUNING_SHARE)])
 
 
-def best_rates(trials: Sequence[Trial]) -> list[BestRate]:
-    """Return the best rate of every setting with all trials done, in the order of the trials."""
-    tuning = tuning_seeds(trials)
+def best_rates(trials: Sequence[Trial], tuning: frozenset[int] | None = None) -> list[BestRate]:
+    """Return the best rate of every setting with all trials done, in the order of the trials.
+
+    ``tuning`` are the tuning seeds; they do not follow from the trials if trials of judging seeds are still missing.
+    """
+    tuning = tuning_seeds(trials) if tuning is None else tuning
     return [best_rate(setting, group, tuning) for setting, group in by_setting(trials).items()]
 
 

@@ -54,9 +54,9 @@ def normalised(method, x):
     return x / (x.square().mean(axes, keepdim=True) + 2.0**-52).sqrt() if method == "rms-norm" else x
 
 
-def patches_of(method, x, stride=1):
+def patches_of(method, x, stride=1, kernel=3):
     """Return the rows that [W, b] multiply, (B, n + 1, places), from the patches one by one."""
-    u = unfold(normalised(method, x), 3, padding=1, stride=stride)
+    u = unfold(normalised(method, x), kernel, padding=kernel // 2, stride=stride)
     one = torch.ones_like(u[:, :1])
     if method == "patch-norm":
         return torch.cat([u, one], 1) / (u.square().sum(1, keepdim=True) + 1).sqrt()
@@ -90,6 +90,27 @@ def test_every_second_convolution_halves_what_is_large_enough():
     assert strides(32, 7) == [1, 2, 1, 2, 1, 2, 1]
     assert strides(8, 4) == [1, 2, 1, 1]
     assert strides(7, 2) == [1, 1]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_network_of_another_structure_is_its_parameters_times_patches(method):
+    """Wide kernels, groups of channels from the second convolution on, and means over 2 x 2 places, written out."""
+    model = model_of(method, (2, 9, 10), width=6, depth=3, kernel=5, groups=3, halving="pool").train()
+    x = torch.randn(4, 180, dtype=torch.float64, generator=generator("images"))
+    z = x.unflatten(1, (2, 9, 10))
+    for number, layer in enumerate(model.convolutions):
+        groups = 3 if number else 1
+        per, size = z.shape[1] // groups, z.shape[2:]
+        z = z if method in CORRECTED else normalised(method, z)
+        parts = []
+        for g, (weight, bias) in enumerate(zip(layer.weight.chunk(groups), layer.bias.chunk(groups), strict=True)):
+            rows = patches_of(method if method in CORRECTED else "none", z[:, g * per : (g + 1) * per], kernel=5)
+            parts.append(torch.cat([weight.flatten(1), bias[:, None]], 1) @ rows)
+        z = torch.tanh(torch.cat(parts, 1).unflatten(2, size))
+        if number == 1:
+            means = [z[:, :, i : i + 2, j : j + 2].mean((2, 3)) for i in range(0, 9, 2) for j in range(0, 10, 2)]
+            z = torch.stack(means, 2).unflatten(2, (5, 5))
+    torch.testing.assert_close(model(x), model.last(z.mean((2, 3))))
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -26,6 +26,13 @@ def test_a_setting_of_another_model_decides_nothing():
     assert trial_id(CONFIG, "") == trial_id(replace(CONFIG, context=7), "")
 
 
+def test_later_settings_leave_earlier_trials_their_identity():
+    cnn = replace(CONFIG, model="cnn")
+    assert not {"kernel", "groups", "halving"} & set(cnn.told())
+    changed = [replace(cnn, **change) for change in ({"kernel": 5}, {"groups": 2}, {"halving": "pool"})]
+    assert len({cnn.digest, *(c.digest for c in changed)}) == 4
+
+
 def test_generator_depends_on_its_whole_key():
     draws = [torch.rand(1, generator=generator(*key)).item() for key in (("a", 1), ("a", 1), ("a", 2), ("b", 1))]
     assert draws[0] == draws[1]
@@ -46,6 +53,11 @@ def test_generator_depends_on_its_whole_key():
         ({"depth": True}, "depth = True is not valid"),
         ({"seed": -1}, "seed = -1 is not valid; give a whole number of at least 0"),
         ({"epochs": 1.5}, "epochs = 1.5 is not valid"),
+        ({"model": "cnn", "kernel": 2}, "kernel = 2 is not odd; give an odd number"),
+        ({"model": "cnn", "groups": 3}, "groups = 3 do not divide width = 64; give a divisor"),
+        ({"model": "cnn", "groups": 2, "update": "nlms"}, "nlms and foof do not support grouped layers"),
+        ({"model": "cnn", "groups": 2, "probe_every": 3}, "nlms and foof do not support grouped layers"),
+        ({"halving": "pool"}, "halving = 'pool' needs convolutions; write model = 'cnn'"),
         ({"learning_rate": 0.0}, "learning_rate = 0.0 is not a valid rate"),
         ({"learning_rate": float("nan")}, "learning_rate = nan is not a valid rate"),
     ],

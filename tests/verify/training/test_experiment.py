@@ -8,6 +8,7 @@ from derive.errors import UsageError
 from verify.training.cli import BUNDLED
 from verify.training.config import METHODS_OF, TrialConfig
 from verify.training.experiment import LARGEST_FILE, SCALES, load_experiment, scale_of
+from verify.training.stages import expected
 from verify.training.trial import run_trial
 from verify.training.worker import with_data
 
@@ -63,6 +64,25 @@ def test_methods_are_those_of_the_model(load):
         load(text.format("mlp"))
 
 
+def test_the_structures_of_convolutional_networks_are_lists(load):
+    lists = 'kernels = [3, 5]\ngroups = [1, 9]\nhalvings = ["stride", "pool"]\nwidths = [9]\n'
+    found = load(LINES + 'model = "cnn"\n' + lists).trials
+    structures = [(t.kernel, t.groups, t.halving) for t in found]
+    assert len(set(structures)) == len(structures) == 8
+    assert structures[0] == (3, 1, "stride") and structures[-1] == (5, 9, "pool")
+
+
+def test_an_empty_grid_leaves_a_method_out_under_a_rule(load):
+    text = 'methods = ["none", "affine-like"]\nlearning_rates = [0.1]\nupdates = ["sgd", "nlms"]\n'
+    found = load(text + "update_learning_rates = { nlms = { affine-like = [] } }").trials
+    assert [(t.update, t.method) for t in found] == [("sgd", "none"), ("sgd", "affine-like"), ("nlms", "none")]
+
+
+def test_batch_norm_is_left_out_of_batches_of_one(load):
+    text = 'methods = ["none", "batch-norm"]\nlearning_rates = [0.1]\nbatch_sizes = [1, 2]\n'
+    assert [(t.method, t.batch_size) for t in load(text).trials] == [("none", 1), ("none", 2), ("batch-norm", 2)]
+
+
 def test_what_is_left_out_has_the_settings_own_value(load):
     (only,) = load('methods = ["none"]\nlearning_rates = [0.5]').trials
     assert only == TrialConfig(method="none", learning_rate=0.5)
@@ -109,13 +129,20 @@ LINES = 'methods = ["none"]\nlearning_rates = [0.1]\n'
         ('methods = ["none"]\nlearning_rates = [0]', "mine.toml:2: learning_rates: learning_rate = 0.0 is not a valid"),
         ('methods = ["none"]\nlearning_rates = ["0.1"]', "mine.toml:2: learning_rates: learning_rate = '0.1' is not"),
         (
-            'methods = ["batch-norm"]\nlearning_rates = [0.1]\nbatch_sizes = [1, 2]',
+            'methods = ["batch-norm"]\nlearning_rates = [0.1]\nbatch_sizes = [1]',
             "mine.toml: two lists contradict each other: method = 'batch-norm' cannot compute a variance",
         ),
         (LINES + "method_learning_rates = 3\n", "mine.toml:3: method_learning_rates: 3 is not a table; write method_"),
         (LINES + "method_learning_rates = { none = 3 }\n", "3 is not a list; write { none = [3] }"),
         (LINES + "method_learning_rates = { none = [0] }\n", "learning_rates: learning_rate = 0.0 is not a valid rate"),
         (LINES + "method_learning_rates = { l2 = [1] }\n", "'l2' is not one of the methods: none"),
+        (LINES + "update_learning_rates = { sgd = [] }\n", "update_learning_rates: the list is empty; give at least"),
+        (LINES + "method_learning_rates = { none = [] }\n", "method_learning_rates: the list is empty; give at least"),
+        (LINES + "kernels = [5]\n", "contradict each other: kernel = 5 needs convolutions; write model = 'cnn'"),
+        (LINES + 'model = "cnn"\nkernels = [4]\n', "mine.toml:4: kernels: kernel = 4 is not odd"),
+        (LINES + 'model = "cnn"\ngroups = ["2"]\n', "mine.toml:4: groups: groups = '2' is not valid"),
+        (LINES + 'model = "cnn"\nwidths = [9]\ngroups = [2]\n', "groups = 2 do not divide width = 9"),
+        (LINES + 'halvings = ["max"]\n', "mine.toml:3: halvings: halving = 'max' is not known; choose one of"),
         (LINES + "[paper]\nseedz = [0]\n", "mine.toml:4: seedz: this key is not known; did you mean 'seeds'?"),
         (LINES + "[paper]\npaper = 1\n", "mine.toml:4: paper: this key is not known"),
         (LINES + "paper = 3\n", "mine.toml:3: paper: 3 is not a table; write [paper]"),
@@ -206,7 +233,7 @@ def test_bundled_experiments_say_what_they_ask_and_cost(path, scale):
     found = load_experiment(path, scale=scale)
     prose = dict(found.prose)
     assert set(prose) == {"hypothesis", "criterion", "cost"} and all(prose.values())
-    assert prose["cost"].startswith(f"{len(found.trials):,} trials, ")
+    assert prose["cost"].startswith(f"{len(expected(found)):,} trials, ")
     assert all(trial.method in METHODS_OF[trial.model] for trial in found.trials)
 
 
