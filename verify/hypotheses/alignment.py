@@ -7,11 +7,13 @@ SGD over the unchanged layer under NLMS shows the effect of the function alone.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from verify.hypotheses.chosen import Chosen, compare, of, pair
 from verify.hypotheses.finding import MARGIN, Finding, open_finding
+from verify.hypotheses.networks import network
 from verify.statistics import Region, Verdict
 
 Cell = tuple[str, str]  # method and update rule
@@ -52,7 +54,7 @@ CONTRASTS = (
 
 
 def judge(chosen: Sequence[Chosen]) -> list[Finding]:
-    """Return the finding on H7 and the comparisons on which it is based."""
+    """Return the finding on H7, the comparisons on which it is based, and these for each network alone."""
     own = of(chosen, model="mlp")
     there = {(c.settings["method"], c.settings["update"]) for c in own}
     if not there >= {ALIGNED.first, ALIGNED.second, FUNCTION.first}:
@@ -60,13 +62,18 @@ def judge(chosen: Sequence[Chosen]) -> list[Finding]:
     contrasts = [c for c in CONTRASTS if {c.first, c.second} <= there]
     parts = [_part(own, contrast) for contrast in contrasts]
     by_contrast = dict(zip(contrasts, parts, strict=True))
+    networks: dict[str, list[Chosen]] = defaultdict(list)
+    for one in own:
+        networks[network(one)].append(one)
+    alone = sorted(networks.items()) if len(networks) > 1 else []
+    parts += [_part(found, contrast, f" ({name})") for name, found in alone for contrast in contrasts]
     return [_whole(by_contrast[ALIGNED], by_contrast[FUNCTION]), *parts]
 
 
-def _part(chosen: Sequence[Chosen], contrast: _Contrast) -> Finding:
+def _part(chosen: Sequence[Chosen], contrast: _Contrast, where: str = "") -> Finding:
     (method, update), (other, rule) = contrast.first, contrast.second
     pairs = pair(of(chosen, method=method, update=update), of(chosen, method=other, update=rule), "method", "update")
-    return compare(("H7", contrast.statement, _PART), pairs, Region(low=0.0), detail=True)
+    return compare(("H7", contrast.statement + where, _PART), pairs, Region(low=0.0), detail=True)
 
 
 def _whole(aligned: Finding, function: Finding) -> Finding:

@@ -90,9 +90,9 @@ def _against_all(chosen: Sequence[Chosen], question: Question, ours: str) -> lis
     found = _family(chosen, question, ours, rivals, rule)
     networks: dict[str, list[Chosen]] = defaultdict(list)
     for one in chosen:
-        networks[_network(one)].append(one)
-    for network, own in sorted(networks.items()) if len(networks) > 1 else ():
-        found += _family(own, question, ours, rivals, ", ".join(filter(None, (rule, network))), detail=True)
+        networks[network(one)].append(one)
+    for name, own in sorted(networks.items()) if len(networks) > 1 else ():
+        found += _family(own, question, ours, rivals, ", ".join(filter(None, (rule, name))), detail=True)
     return found
 
 
@@ -109,7 +109,8 @@ def _family(
     return findings
 
 
-def _network(one: Chosen) -> str:
+def network(one: Chosen) -> str:
+    """Return the name of a setting's network: its sizes, its activation and what differs from the defaults."""
     s = one.settings
     first = "" if s["init"] == "variance-preserving" else f", {s['init']}"
     kernel = f", kernel {s['kernel']:g}" if s["kernel"] != 3 else ""

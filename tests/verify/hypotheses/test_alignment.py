@@ -54,3 +54,20 @@ def test_holm_is_over_the_family_of_comparisons():
     same = {f.statement: f for f in parts}
     assert len(alone) == 3
     assert all(f.effect.p <= same[f.statement].effect.p for f in alone)
+
+
+def test_each_network_is_also_compared_alone():
+    def accuracy(method, update, depth, **_):
+        return 0.8 + 0.1 * (depth == 4 and (method, update) in ALIGNED)
+
+    chosen = {"method": ["none", "norm-like", "affine-like"], "update": ["sgd", "nlms", "foof"]}
+    _, *parts = of(trials(accuracy, **chosen, depth=[2, 4]))
+    found = {f.statement: f.effect.estimate for f in parts if "none with NLMS against none with SGD" in f.statement}
+    assert len(parts) == 3 * len(CONTRASTS) and all(f.detail for f in parts)
+    for (statement, effect), expected in zip(sorted(found.items()), (0.05, 0.0, 0.1), strict=True):
+        assert effect == pytest.approx(expected, abs=0.005), statement
+    assert [statement.partition("SGD.")[2].split(",")[1:2] for statement in sorted(found)] == [
+        [],
+        [" depth 2"],
+        [" depth 4"],
+    ]
