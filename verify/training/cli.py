@@ -96,9 +96,7 @@ def run(
     again = wanted(retry_where or ())
     experiment = experiment_of(name, scale)
     source = _source(experiment, data)
-    chosen = _engine(engine)
-    _one_of("--device", device, DEVICES)
-    _one_of("--seeds", seeds, SEEDS)
+    chosen = _engine(engine, device, seeds)
     with Store(store, create=True, lease=lease_seconds) as opened:
         opened.check()
         register(opened, experiment, source, device, seeds)
@@ -252,8 +250,10 @@ def _source(experiment: Experiment, data: str | None) -> str:
     return str(path)
 
 
-def _engine(name: str) -> Engine:
-    _one_of("--engine", name, ENGINES)
+def _engine(name: str, device: str, seeds: str) -> Engine:
+    """Return an engine once its options are known to be valid."""
+    for option, value, known in (("--engine", name, ENGINES), ("--device", device, DEVICES), ("--seeds", seeds, SEEDS)):
+        _one_of(option, value, known)
     if name == "ray":
         from verify.training.engines.ray import RayEngine
 
