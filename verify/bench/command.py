@@ -98,7 +98,7 @@ def bench_suite(suite: str, settings: Settings) -> None:
         unfit |= {"--quick": settings.quick, "--plot": settings.plot}
     for option, given in unfit.items():
         if given:
-            draws = f", and `--suite {GROWTH}` alone draws" if option == "--plot" else ""
+            draws = f", and only `--suite {GROWTH}` plots" if option == "--plot" else ""
             raise UsageError(f"--suite has its own shapes and types{draws}; leave out {option}")
     settings.request()
     counts = thread_counts(settings.threads)

@@ -130,7 +130,7 @@ def _providers(request: Request, file: LayerFile, missing: dict[str, str]) -> li
     for source in sources:
         found.append(_Provider(source, "composed", partial(_recorded, source)))
         if request.quick:
-            missing["compiled"] = "torch.compile was not asked for (--quick)"
+            missing["compiled"] = "--quick leaves out torch.compile"
         else:
             found.append(_Provider(source, "composed, compiled", found[-1].make, compiled=True))
         if source.mapped.name not in file.classes:

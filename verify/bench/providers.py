@@ -19,7 +19,7 @@ from verify.bench.peers import PEERS
 from verify.bench.shapes import LINEAR, Shape
 
 Build = Callable[[Shape], nn.Module]
-_NOT_COMPILED = "torch.compile was not asked for (--quick)"
+_NOT_COMPILED = "--quick leaves out torch.compile"
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ def thread_counts(text: str) -> tuple[int, ...]:
     """Return the numbers in a text such as ``1,2``, torch's own number for an empty one; else raise UsageError."""
     words = text.replace(" ", "").split(",") if text else [str(torch.get_num_threads())]
     if not all(word.isascii() and word.isdigit() and 0 < int(word) <= _MOST_THREADS for word in words):
-        raise UsageError(f"threads {text!r} is no list of numbers from 1 to {_MOST_THREADS}; write one such as 1,2")
+        raise UsageError(f"threads {text!r} is not a list of numbers from 1 to {_MOST_THREADS}; write one such as 1,2")
     return tuple(map(int, words))
 
 

@@ -104,10 +104,10 @@ def _check_values(place: Place, number: int, line: Trial) -> None:
 def _config(place: Place, number: int, line: Trial) -> TrialConfig:
     """Return the settings of a line, checked by ``TrialConfig``."""
     if not line["trial"]:
-        raise place.error(number, "trial", "there is no name")
+        raise place.error(number, "trial", "the name is missing")
     for column in ("method", "learning_rate", "seed"):
         if line[column] is None:
-            raise place.error(number, column, "there is no value")
+            raise place.error(number, column, "the value is missing")
     try:
         return TrialConfig(**{name: line[name] for name in SETTINGS})
     except UsageError as problem:

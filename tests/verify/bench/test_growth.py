@@ -80,4 +80,4 @@ def test_sizes_and_types_are_its_own(option, capsys):
 
 def test_other_suites_draw_nothing(tmp_path, capsys):
     assert affdiv.run(["bench", "--suite", "quick", "--plot", str(tmp_path / "a.svg")]) == 2
-    assert "`--suite growth` alone draws" in capsys.readouterr().err
+    assert "only `--suite growth` plots" in capsys.readouterr().err

@@ -178,8 +178,8 @@ def test_another_file_is_not_overwritten(tmp_path):
     [
         (["--device", "tpu"], "device 'tpu' is not known; choose one of cpu, cuda"),
         (["--dtype", "float8"], "type 'float8' is not known"),
-        (["--threads", "1,none"], "threads '1,none' is no list of numbers from 1 to 1024; write one such as 1,2"),
-        (["--threads", "0"], "threads '0' is no list"),
+        (["--threads", "1,none"], "threads '1,none' is not a list of numbers from 1 to 1024; write one such as 1,2"),
+        (["--threads", "0"], "threads '0' is not a list"),
         (["--shapes", "12"], "shape '12' is not known; write BATCHxINxOUT"),
         (["--shapes", "4x4x4", "-o", "/proc/nowhere/r.json"], "cannot be written"),
     ],

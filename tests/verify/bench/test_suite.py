@@ -88,7 +88,7 @@ def test_compiled_modules_have_rows_of_their_own(monkeypatch):
         (["--suite", "quick", "--shapes", "2x2x2"], "leave out --shapes"),
         (["--suite", "quick", "--dtype", "float16"], "leave out --dtype"),
         (["--suite", "quick", "--against", "folder"], "leave out --against"),
-        (["--suite", "quick", "--threads", "none"], "no list of numbers"),
+        (["--suite", "quick", "--threads", "none"], "is not a list of numbers"),
     ],
 )
 def test_wrong_use(words, part, capsys):
