@@ -88,5 +88,5 @@ def test_the_command(load, tmp_path, capsys):
 @pytest.mark.parametrize("line", ['effect = "much"', "deviation = 0", "power = 1.0", "effect = true", "effect = nan"])
 def test_aims_that_are_none(load, line):
     key = line.split()[0]
-    with pytest.raises(UsageError, match=rf"mine\.toml:\d+: {key}: .* is no {key}; give a number above 0"):
+    with pytest.raises(UsageError, match=rf"mine\.toml:\d+: {key}: .* is not a valid {key}; give a number above 0"):
         load("\n".join(own for own in LINES.splitlines() if not own.startswith(key)) + f"\n{line}\n")
