@@ -1,8 +1,8 @@
 """Convolutions and sums over patches of tensors (batch, groups, channels, *space).
 
-A tensor of one number a position has one channel, a tensor of one number an image one entry in every other axis, and a
-bias is (groups, channels, 1, ..): so that all broadcast. One number a position is held in float64, where a device has
-it: squares and cubes of what float32 holds do not overflow there.
+A tensor with one number per position has one channel, a tensor with one number per image has length 1 in every other
+axis, and a bias is (groups, channels, 1, ..), so that all broadcast. Numbers per position are float64 if the device has
+it: there squares and cubes of float32 numbers do not overflow.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _TRANSPOSE = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
 
 
 class Geometry(NamedTuple):
-    """How a kernel meets space, one number an axis; ``extra`` lengthens the output of a transposed convolution."""
+    """The settings of a convolution, one per axis of space; ``extra`` lengthens the output of a transposed one."""
 
     kernel: tuple[int, ...]
     stride: tuple[int, ...]
@@ -40,7 +40,7 @@ def gather(
 ) -> Tensor:
     """Return y[s,g,o,p] = sum of W[g,o,c,k] * x[s,g,c,stride*p + dilation*k - padding] over c and k, plus the bias.
 
-    What lies outside ``x`` is zero; ``size`` is the number of positions p, if it is not as many as there are.
+    Entries outside ``x`` are zero; ``size`` is the number of positions p if it is not the maximum.
     """
     flat = _CONVOLVE[len(geometry.kernel) - 1](
         joined(x, 1),
@@ -97,11 +97,9 @@ def kernel_gradient(y: Tensor, x: Tensor, geometry: Geometry) -> Tensor:
 def gradients_of(
     g: Tensor, x: Tensor, W: Tensor, geometry: Geometry, wanted: tuple[bool, ...], transposed: bool = False
 ) -> tuple[Any, Any, Any]:
-    """Return the gradients of what ``gather`` or ``scatter`` made with respect to ``x``, ``W`` and a bias.
+    """Return the gradients of ``gather`` or ``scatter`` with respect to ``x``, ``W`` and a bias, None if not wanted.
 
-    None where not wanted.
-
-    The same as one of these and ``kernel_gradient``, in one call.
+    The same as ``gather`` or ``scatter`` and ``kernel_gradient``, in one call.
     """
     dx, dW, db = torch.ops.aten.convolution_backward(
         joined(g, 1),
@@ -126,10 +124,9 @@ def gradients_of(
 
 
 def box(e: Tensor, geometry: Geometry, size: Sequence[int] | None = None) -> Tensor:
-    """Return E[s,g,p] = sum of e[s,g,stride*p + dilation*k - padding] over k: one axis of space after the other.
+    """Return E[s,g,p] = sum of e[s,g,stride*p + dilation*k - padding] over k, one axis of space at a time.
 
-    Where there are few numbers, one call that visits every entry of a patch takes less time than the calls for each
-    axis.
+    For few numbers, a single call that visits every entry of a patch is faster than one call per axis.
     """
     if size is None and _is_pooled(e, geometry):
         return split(_pool(joined(e, 1), geometry), 1, e.shape[1])
@@ -145,7 +142,7 @@ def box(e: Tensor, geometry: Geometry, size: Sequence[int] | None = None) -> Ten
 def spread(t: Tensor, geometry: Geometry, size: Sequence[int]) -> Tensor:
     """Return e[s,g,l] = sum of t[s,g,p] over k and p where stride*p + dilation*k - padding = l < size.
 
-    At a stride of one that is a sum over patches again.
+    With stride 1 this is again a sum over patches.
     """
     rest = tuple(kernel - 1 - padding for kernel, padding in zip(geometry.kernel, geometry.padding, strict=True))
     turned = geometry._replace(padding=rest)
@@ -167,13 +164,13 @@ def spread(t: Tensor, geometry: Geometry, size: Sequence[int]) -> Tensor:
 
 
 def positions_of(lengths: Sequence[int], geometry: Geometry) -> tuple[int, ...]:
-    """Return how many positions a kernel has on images of these lengths."""
+    """Return the number of positions of a filter on images of these lengths."""
     axes = zip(lengths, zip(*geometry, strict=True), strict=True)
     return tuple((n + 2 * pad - hole * (k - 1) - 1) // step + 1 for n, (k, step, pad, hole, _) in axes)
 
 
 def reach(positions: Sequence[int], geometry: Geometry) -> tuple[int, ...]:
-    """Return the lengths of the output of a transposed convolution of so many positions."""
+    """Return the output lengths of a transposed convolution with these numbers of positions."""
     return tuple(
         (count - 1) * stride + dilation * (kernel - 1) + 1 - 2 * padding + extra
         for count, (kernel, stride, padding, dilation, extra) in zip(
@@ -183,9 +180,9 @@ def reach(positions: Sequence[int], geometry: Geometry) -> tuple[int, ...]:
 
 
 def grouped(flat: Tensor, groups: int) -> Tensor:
-    """Return new channels (B, G*O, *P) as (B, G, O, *P), no view to autograd: its holder may change it in place.
+    """Return new channels (B, G*O, *P) as (B, G, O, *P), not a view for autograd, so that it may be changed in place.
 
-    Where that is recorded nobody does, and a view is recorded for any number of images.
+    In a recorded graph nothing is changed in place, and a view is recorded, which fits any number of images.
     """
     if not is_eager(flat):
         return split(flat, 1, groups)
@@ -195,9 +192,9 @@ def grouped(flat: Tensor, groups: int) -> Tensor:
 
 
 def joined(t: Tensor, axis: int) -> Tensor:
-    """Return the tensor with an axis of groups and the channels of each behind it as one axis.
+    """Return the tensor with an axis of groups and the following axis of channels merged.
 
-    ``flatten`` takes less time, and has no rule for gradients that ``is_grads_batched`` maps over.
+    ``flatten`` is faster, but has no batching rule for gradients under ``is_grads_batched``.
     """
     if is_compiling() or not _is_mapped(t):
         return t.flatten(axis, axis + 1)
@@ -205,31 +202,31 @@ def joined(t: Tensor, axis: int) -> Tensor:
 
 
 def _filters(W: Tensor, x: Tensor) -> Tensor:
-    """Return W with its groups and outputs as one axis, as torch convolves one image, or many, with it.
+    """Return W with its groups and outputs merged into one axis, for torch's convolutions.
 
-    Where channels lie last in both, and the image is one, torch (2.11 to 2.14) takes a wrong step from one group to the
-    next for the gradient with respect to W, so W is laid out plainly there.
+    For a single image, if both are channels-last, torch (2.11 to 2.14) uses a wrong stride between groups in the
+    gradient with respect to W, so W is made contiguous.
     """
     flat = joined(W, 0)
     return flat.contiguous() if x.shape[1] > 1 and x.shape[0] == 1 else flat
 
 
 def split(t: Tensor, axis: int, groups: int) -> Tensor:
-    """Return the tensor with an axis of channels taken apart into groups and channels of each."""
+    """Return the tensor with an axis of channels split into groups and channels per group."""
     return t.reshape(*t.shape[:axis], groups, t.shape[axis] // groups, *t.shape[axis + 1 :])
 
 
 def squares(x: Tensor) -> Tensor:
-    """Return the sum of the squares over the channels; what is too small for its square root to be normal is zero."""
+    """Return the sum of the squares over the channels; a sum whose square root would be subnormal becomes zero."""
     total = wide(x).square().sum(2, keepdim=True)
     return total.masked_fill(total < torch.finfo(rounded_type(x)).tiny ** 2, 0)
 
 
 def squares_without_graph(x: Tensor) -> Tensor:
-    """Return the same for a plain tensor when no graph is recorded, with fewer passes over the memory.
+    """Return the same for a plain tensor when no graph is recorded, with fewer passes over memory.
 
-    On the CPU, where looking at a value costs nothing, sums that are safe to take in the type of ``x`` are, one by
-    one: no bit of an image depends on the values of others. Raise ``FarError`` where images are far.
+    On the CPU, where reading a value costs nothing, each sum is computed in the type of ``x`` if that is safe, decided
+    one by one: no bit of an image depends on other images. Raises ``FarError`` if images are far.
     """
     if x.numel() and is_visible(x):
         total = _in_parts(lambda part: part.to(rounded_type(x)).square().sum(2, keepdim=True), x)
@@ -257,12 +254,12 @@ def inner(a: Tensor, b: Tensor) -> Tensor:
 
 
 def add_product(total: Tensor, c: Tensor, x: Tensor, f: Tensor, more: Tensor | None = None) -> Tensor:
-    """Return ``total + c * x``, plus ``more``: ``c`` is one number a position, perhaps too small for the type of ``x``.
+    """Return ``total + c * x + more``; ``c`` has one number per position, which may underflow in the type of ``x``.
 
-    It takes the memory of ``total``, which nothing else may need, unless something records what is done.
+    The result overwrites ``total``, which must not be needed otherwise, unless something records operations.
 
-    The scale ``f`` says in which units their product can be taken; on the CPU, where looking at a value costs nothing,
-    it is taken as it is for each image where that is safe.
+    The scale ``f`` determines units in which the product stays in range; on the CPU, where reading a value costs
+    nothing, units are used only for images that need them.
     """
     top = None
     if is_visible(c) and c.numel():
@@ -285,30 +282,30 @@ def add_product(total: Tensor, c: Tensor, x: Tensor, f: Tensor, more: Tensor | N
 
 
 def tangent_or_zeros(t: Tensor | None, of: Tensor) -> Tensor:
-    """Return a tangent, or zeros like the tensor that it is of where that does not move."""
+    """Return a tangent, or zeros like its tensor ``of`` if there is none."""
     return torch.zeros_like(of) if t is None else t
 
 
 def over_samples(t: Tensor) -> Tensor:
-    """Return the sum over batch and space, as a bias is laid out."""
+    """Return the sum over batch and space, in the layout of a bias."""
     return t.sum((0, *range(3, t.dim())), keepdim=True).squeeze(0)
 
 
 def over_kernel(W: Tensor) -> Tensor:
-    """Return the sum over the input channels and the kernel, as a bias is laid out."""
+    """Return the sum over the filter's input channels and space, in the layout of a bias."""
     return W.sum((2, *range(3, W.dim())), keepdim=True).squeeze(2)
 
 
 def difference(a: Tensor, b: Tensor) -> Tensor:
-    """Return ``a - b`` of numbers of which ``a`` is the larger, and zero where rounding may be all that is left."""
+    """Return ``a - b`` for ``a >= b``, and zero where the difference may be only rounding error."""
     rest = a - b
     return rest.masked_fill(rest <= a * torch.finfo(a.dtype).eps ** 0.75, 0)
 
 
 def longest(f: Tensor) -> Tensor:
-    """Return for each image a power of two in proportion to its longest patch, which has the smallest scale.
+    """Return for each image a power of two proportional to its longest patch, which has the smallest scale.
 
-    In its units the entries of an image are neither so large nor so small that products of 16 bit leave their range.
+    In this unit the entries of an image are so moderate that 16-bit products stay in range.
     """
     smallest = torch.where(f > 0, f, torch.inf).detach().amin(tuple(range(1, f.dim())), keepdim=True)
     tiny = torch.finfo(f.dtype).tiny * 64
@@ -317,15 +314,15 @@ def longest(f: Tensor) -> Tensor:
 
 
 def wide(t: Tensor) -> Tensor:
-    """Return the tensor in the type of one number a position."""
+    """Return the tensor in the type of numbers per position."""
     return t.to(torch.float32 if t.device.type == "mps" else torch.float64)
 
 
 def rounded(c: Tensor, x: Tensor) -> Tensor:
-    """Return ``c`` in the type in which it multiplies entries of ``x``, at least float32, laid out as ``x`` is.
+    """Return ``c`` in the type for products with ``x``, at least float32, in the layout of ``x``.
 
-    The layout of a product is that of its first factor: groups of one number a position must lie where channels lie.
-    Compilers choose layouts by themselves.
+    A product has the layout of its first factor, so groups of numbers per position must be laid out like channels.
+    Compilers choose layouts themselves.
     """
     c = c.to(rounded_type(x))
     if c.shape[1] == 1 or is_compiling() or not 0 < x.stride(1) < x.stride(-1):
@@ -339,7 +336,7 @@ def rounded_type(x: Tensor) -> torch.dtype:
 
 
 def _is_pooled(e: Tensor, geometry: Geometry) -> bool:
-    """Return whether a sum over patches is left to torch's pooling, whose padding is at most half of the kernel."""
+    """Return whether torch's pooling computes a sum over patches; its padding may be at most half of the filter."""
     if len(geometry.kernel) != 2 or not is_visible(e) or not 0 < e.numel() <= _FEW:
         return False
     fits = all(2 * padding <= kernel for kernel, padding in zip(geometry.kernel, geometry.padding, strict=True))
@@ -351,7 +348,7 @@ def _pool(flat: Tensor, geometry: Geometry) -> Tensor:
 
 
 def _in_parts(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-    """Return what a function gives for some images at a time: its intermediate results then stay in a cache."""
+    """Return a function's result computed for some images at a time, so that intermediate results stay in a cache."""
     parts = tensors[0].numel() >> 18
     if parts < 2:
         return function(*tensors)
@@ -359,12 +356,12 @@ def _in_parts(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
 
 
 def _every(t: Tensor, axis: int, first: int, step: int, count: int) -> Tensor:
-    """Return ``count`` entries along an axis, every ``step`` of them from ``first`` on, as a view."""
+    """Return ``count`` entries along an axis from ``first`` in steps of ``step``, as a view."""
     return t[(slice(None),) * axis + (slice(first, first + (count - 1) * step + 1, step),)]
 
 
 def _apart(t: Tensor, axis: int, step: int) -> Tensor:
-    """Return the entries along an axis ``step`` apart, with zeros in between."""
+    """Return the entries spread along an axis by ``step``, with zeros in between."""
     if step == 1:
         return t
     wide = F.pad(t.unsqueeze(axis + 1), (*[0, 0] * (t.dim() - axis - 1), 0, step - 1))
@@ -372,12 +369,12 @@ def _apart(t: Tensor, axis: int, step: int) -> Tensor:
 
 
 def _around(t: Tensor, axis: int, before: int, length: int) -> Tensor:
-    """Return the tensor with so many zeros before it along an axis, and behind it up to a length."""
+    """Return the tensor with ``before`` zeros before it along an axis, and zeros after it up to ``length``."""
     return F.pad(t, (*[0, 0] * (t.dim() - axis - 1), before, length - before - t.shape[axis]))
 
 
 def _first(y: Tensor, size: Sequence[int]) -> Tensor:
-    """Return the first positions: an output that was lengthened by a stride or more has a kernel at further ones."""
+    """Return the first positions; an output lengthened by a stride or more has filters at further ones."""
     for axis, count in enumerate(size, start=3):
         y = y.narrow(axis, 0, count) if y.shape[axis] > count else y
     return y

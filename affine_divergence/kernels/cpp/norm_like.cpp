@@ -36,7 +36,7 @@ TELLS norm_like_f_z(
         Element* z_row = z_data + row * m;
         ahead(x_row, n);
         ahead(xW_row, m);
-        Wide peak = 1;  // for nearly every row; where a sum goes out of range, a power of two near the largest entry
+        Wide peak = 1;  // for nearly every row; if a sum is out of range, a power of two near the largest entry
         Wide q;
         for (bool divided = false;; divided = true) {
             const Wide y_factor = Wide(1) / peak;
@@ -174,7 +174,7 @@ TELLS norm_like_f_u(
         const Element* x_row = x_data + row * n;
         Element* u_row = u_data + row * n;
         ahead(x_row, n);
-        Wide peak = 1;  // for nearly every row; where a sum goes out of range, a power of two near the largest entry
+        Wide peak = 1;  // for nearly every row; if a sum is out of range, a power of two near the largest entry
         Wide q;
         for (bool divided = false;; divided = true) {
             const Wide y_factor = Wide(1) / peak;

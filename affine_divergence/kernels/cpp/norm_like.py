@@ -1,4 +1,4 @@
-"""norm-like on the CPU: the kernels of ``norm_like.cpp`` around products of matrices.
+"""norm-like on the CPU: the kernels of ``norm_like.cpp`` around matrix products.
 
     z[s,i] = f[s]*sum[j](W[i,j]*x[s,j]) + b[i]
 
@@ -26,17 +26,17 @@ KERNELS = Source(Path(__file__).with_suffix(".cpp"), narrow=True)
 
 
 class NormLike(torch.autograd.Function):
-    """The map of ``x`` (B, n), ``W`` (m, n), ``b`` (m) and kappa by kernels in C++; gives the output.
+    """The map of ``x`` (B, n), ``W`` (m, n), ``b`` (m) and kappa by kernels in C++; returns the output.
 
-    ``functional`` checks the arguments, this class does not. What is kept for the backward pass, and tangents, are
-    those of the torch target's class, which also takes the place of this one in the transforms of ``torch.func``.
+    ``functional`` checks the arguments, this class does not. It keeps the same values for the backward pass as the
+    torch target's class, which also computes tangents and replaces this one in the transforms of ``torch.func``.
     """
 
     transformed = plain.NormLike
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, W: Tensor, b: Tensor, kappa: float) -> Tensor:
-        """Return the output, and keep what the derivatives read."""
+        """Return the output, and save the tensors that the derivatives read."""
         given = x, W
         rows, n, m = x.shape[0], x.shape[1], W.shape[0]
         ready = ctx.ready = KERNELS.ready((x, W, b), ((rows, n), (m, n), (m,)))
@@ -47,7 +47,7 @@ class NormLike(torch.autograd.Function):
             z, f = plain.NormLike.forward(x, W, b, kappa)
         elif ready is None:
             z, f = scaled_first(x, W, b, kappa, *ctx.ready)
-        else:  # all that can be done before the first product: after it no code is left in a cache
+        else:  # do as much as possible before the first product, which evicts code from the caches
             kernels, threads = ready
             x = x.contiguous()
             b = b.contiguous()
@@ -67,7 +67,7 @@ class NormLike(torch.autograd.Function):
         far = kernels.norm_like_f_z(rows, n, m, x_at, b_at, xW_at, f_at, xW_at, kappa, threads)
         if far:
             z, scale = plain.exact_of_far(z, f, x, W, b, kappa)
-            f.copy_(scale)  # it is kept already
+            f.copy_(scale)  # the scale is already saved
         return z
 
     @staticmethod
@@ -132,7 +132,7 @@ class NormLike(torch.autograd.Function):
 
 
 def scaled_first(x: Tensor, W: Tensor, b: Tensor, kappa: float, kernels: Any, threads: int) -> tuple[Tensor, Tensor]:
-    """Return the output and the row scale of numbers of 16 bits, which are scaled before the product."""
+    """Return the output and the row scale for 16-bit types, whose input is scaled before the product."""
     rows, n, m = x.shape[0], x.shape[1], W.shape[0]
     x = x.contiguous()
     b = b.contiguous()
@@ -159,7 +159,7 @@ OPERATOR = register_map(
 
 
 class NormLikeReverse:
-    """The map as an operator, which is what compilers read; a trace is given torch's operations."""
+    """The map as an operator for compilers; a trace gets torch's operations."""
 
     apply = staticmethod(OPERATOR)
     forward = staticmethod(plain.NormLikeReverse.forward)

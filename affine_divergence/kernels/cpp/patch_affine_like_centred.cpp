@@ -11,8 +11,8 @@
 //     paddingw]*within(dilationh*kh + strideh*ph - paddingh, Lh)*within(dilationw*kw + stridew*pw - paddingw,
 //     Lw))/(C*Kh*Kw)
 //
-// What happens to an entry and to a position; the sums around it, which functions are called when, and the types are in
-// the headers.
+// The functions of an entry and of a position; the headers have the sums around them, the order of calls, and the
+// types.
 //
 // Derivation (SHA-256 of the map): acad8fe80d7ffe3c16c2ec92de50b8b626fab9731057ce457e450ea1b339bc9c
 

@@ -11,8 +11,8 @@
         paddingw]*within(dilationh*kh + strideh*ph - paddingh, Lh)*within(dilationw*kw + stridew*pw - paddingw,
         Lw))/(C*Kh*Kw)
 
-The kernels are those of ``patch_affine_like_centred.cpp``. Nothing is kept but the scale, and nothing is computed
-twice, whether or not that is asked for: see ``runtime/patch_backward.h``. What they do not take is left to
+The kernels are in ``patch_affine_like_centred.cpp``. They keep only the scale and recompute nothing, for any value of
+``recompute``: see ``runtime/patch_backward.h``. Tensors that they do not support are left to
 ``kernels.torch.patch_affine_like_centred``.
 
 Derivation (SHA-256 of the map): acad8fe80d7ffe3c16c2ec92de50b8b626fab9731057ce457e450ea1b339bc9c
@@ -44,7 +44,7 @@ KERNELS = Source(Path(__file__).with_suffix(".cpp"))
 class PatchAffineLikeCentred(plain.PatchAffineLikeCentred):
     """The map of ``x``, ``W`` and ``b``, kappa, the geometry and whether to recompute, by kernels in C++.
 
-    What is kept, tangents and maps over more axes are those of the class that this one is derived from.
+    Kept values, tangents and batching are the base class's.
     """
 
     @staticmethod
@@ -52,7 +52,7 @@ class PatchAffineLikeCentred(plain.PatchAffineLikeCentred):
     def forward(
         x: Tensor, W: Tensor, b: Tensor, kappa: float, geometry: Geometry, recompute: bool
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return the output, the scale, and None, where else ``h`` could be kept."""
+        """Return the output, the scale, and None instead of a kept ``h``."""
         if not fits(x, W, b, geometry, False):
             return plain.PatchAffineLikeCentred.forward(x, W, b, kappa, geometry, recompute)
         # centred-convolution/affine-like/define-m
@@ -89,7 +89,7 @@ OPERATOR = register_map(
 
 
 class PatchAffineLikeCentredReverse:
-    """The map as an operator, which is what compilers read; a trace is given torch's operations."""
+    """The map as an operator for compilers; a trace gets torch's operations."""
 
     forward = staticmethod(plain.PatchAffineLikeCentredReverse.forward)
     suits = staticmethod(suits)

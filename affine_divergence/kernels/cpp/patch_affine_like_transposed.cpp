@@ -8,8 +8,8 @@
 //     dilationw*l)*within(qh/strideh + paddingh/strideh - dilationh*k/strideh, Lh)*within(qw/stridew + paddingw/stridew -
 //     dilationw*l/stridew, Lw))
 //
-// What happens to an entry and to a position; the sums around it, which functions are called when, and the types are in
-// the headers.
+// The functions of an entry and of a position; the headers have the sums around them, the order of calls, and the
+// types.
 //
 // Derivation (SHA-256 of the map): f78ad2981ff98da708519563dc6fb6747786d6219f7dd5ca8c3e758078d52452
 

@@ -7,8 +7,8 @@
     E[s,g,ph,pw] = sum[j,k,l](x[s,g,j,dilationh*k + strideh*ph - paddingh,dilationw*l + stridew*pw -
         paddingw]**2*within(dilationh*k + strideh*ph - paddingh, Lh)*within(dilationw*l + stridew*pw - paddingw, Lw))
 
-The kernels are those of ``patch_norm_like.cpp``. Nothing is kept but the scale, and nothing is computed twice, whether
-or not that is asked for: see ``runtime/patch_backward.h``. What they do not take is left to
+The kernels are in ``patch_norm_like.cpp``. They keep only the scale and recompute nothing, for any value of
+``recompute``: see ``runtime/patch_backward.h``. Tensors that they do not support are left to
 ``kernels.torch.patch_norm_like``.
 
 Derivation (SHA-256 of the map): dce1c5267193894dc95200851bf4e9735dabd0ac0467687ecdcb272401e05e60
@@ -40,7 +40,7 @@ KERNELS = Source(Path(__file__).with_suffix(".cpp"))
 class PatchNormLike(plain.PatchNormLike):
     """The map of ``x``, ``W`` and ``b``, kappa, the geometry and whether to recompute, by kernels in C++.
 
-    What is kept, tangents and maps over more axes are those of the class that this one is derived from.
+    Kept values, tangents and batching are the base class's.
     """
 
     @staticmethod
@@ -48,7 +48,7 @@ class PatchNormLike(plain.PatchNormLike):
     def forward(
         x: Tensor, W: Tensor, b: Tensor, kappa: float, geometry: Geometry, recompute: bool
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return the output, the scale, and None, where else ``h`` could be kept."""
+        """Return the output, the scale, and None instead of a kept ``h``."""
         if not fits(x, W, b, geometry, False):
             return plain.PatchNormLike.forward(x, W, b, kappa, geometry, recompute)
         # grouped-convolution/norm-like/define-E
@@ -82,7 +82,7 @@ OPERATOR = register_map(
 
 
 class PatchNormLikeReverse:
-    """The map as an operator, which is what compilers read; a trace is given torch's operations."""
+    """The map as an operator for compilers; a trace gets torch's operations."""
 
     forward = staticmethod(plain.PatchNormLikeReverse.forward)
     suits = staticmethod(suits)

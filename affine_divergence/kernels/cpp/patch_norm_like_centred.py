@@ -11,8 +11,8 @@
         paddingw]*within(dilationh*kh + strideh*ph - paddingh, Lh)*within(dilationw*kw + stridew*pw - paddingw,
         Lw))/(C*Kh*Kw)
 
-The kernels are those of ``patch_norm_like_centred.cpp``. Nothing is kept but the scale, and nothing is computed twice,
-whether or not that is asked for: see ``runtime/patch_backward.h``. What they do not take is left to
+The kernels are in ``patch_norm_like_centred.cpp``. They keep only the scale and recompute nothing, for any value of
+``recompute``: see ``runtime/patch_backward.h``. Tensors that they do not support are left to
 ``kernels.torch.patch_norm_like_centred``.
 
 Derivation (SHA-256 of the map): eac4ed368cba6adcaf609fcbe3f60484c06946e6015cbaf154f4133376d2b444
@@ -44,7 +44,7 @@ KERNELS = Source(Path(__file__).with_suffix(".cpp"))
 class PatchNormLikeCentred(plain.PatchNormLikeCentred):
     """The map of ``x``, ``W`` and ``b``, kappa, the geometry and whether to recompute, by kernels in C++.
 
-    What is kept, tangents and maps over more axes are those of the class that this one is derived from.
+    Kept values, tangents and batching are the base class's.
     """
 
     @staticmethod
@@ -52,7 +52,7 @@ class PatchNormLikeCentred(plain.PatchNormLikeCentred):
     def forward(
         x: Tensor, W: Tensor, b: Tensor, kappa: float, geometry: Geometry, recompute: bool
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return the output, the scale, and None, where else ``h`` could be kept."""
+        """Return the output, the scale, and None instead of a kept ``h``."""
         if not fits(x, W, b, geometry, False):
             return plain.PatchNormLikeCentred.forward(x, W, b, kappa, geometry, recompute)
         # centred-convolution/norm-like/define-m
@@ -89,7 +89,7 @@ OPERATOR = register_map(
 
 
 class PatchNormLikeCentredReverse:
-    """The map as an operator, which is what compilers read; a trace is given torch's operations."""
+    """The map as an operator for compilers; a trace gets torch's operations."""
 
     forward = staticmethod(plain.PatchNormLikeCentredReverse.forward)
     suits = staticmethod(suits)

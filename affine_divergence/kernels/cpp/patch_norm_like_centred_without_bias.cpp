@@ -11,8 +11,8 @@
 //     paddingw]*within(dilationh*kh + strideh*ph - paddingh, Lh)*within(dilationw*kw + stridew*pw - paddingw,
 //     Lw))/(C*Kh*Kw)
 //
-// What happens to an entry and to a position; the sums around it, which functions are called when, and the types are in
-// the headers.
+// The functions of an entry and of a position; the headers have the sums around them, the order of calls, and the
+// types.
 //
 // Derivation (SHA-256 of the map): 4cb6cf6b3cee09b224b2f6960e353fae7f6c058286ce4e8ca2d3b041be621b01
 

@@ -11,8 +11,8 @@
         paddingw]*within(dilationh*kh + strideh*ph - paddingh, Lh)*within(dilationw*kw + stridew*pw - paddingw,
         Lw))/(C*Kh*Kw)
 
-The kernels are those of ``patch_norm_like_centred_without_bias.cpp``. Nothing is kept but the scale, and nothing is
-computed twice, whether or not that is asked for: see ``runtime/patch_backward.h``. What they do not take is left to
+The kernels are in ``patch_norm_like_centred_without_bias.cpp``. They keep only the scale and recompute nothing, for any
+value of ``recompute``: see ``runtime/patch_backward.h``. Tensors that they do not support are left to
 ``kernels.torch.patch_norm_like_centred_without_bias``.
 
 Derivation (SHA-256 of the map): 4cb6cf6b3cee09b224b2f6960e353fae7f6c058286ce4e8ca2d3b041be621b01
@@ -44,7 +44,7 @@ KERNELS = Source(Path(__file__).with_suffix(".cpp"))
 class PatchNormLikeCentredWithoutBias(plain.PatchNormLikeCentredWithoutBias):
     """The map of ``x`` and ``W``, kappa, the geometry and whether to recompute, by kernels in C++.
 
-    What is kept, tangents and maps over more axes are those of the class that this one is derived from.
+    Kept values, tangents and batching are the base class's.
     """
 
     @staticmethod
@@ -52,7 +52,7 @@ class PatchNormLikeCentredWithoutBias(plain.PatchNormLikeCentredWithoutBias):
     def forward(
         x: Tensor, W: Tensor, kappa: float, geometry: Geometry, recompute: bool
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return the output, the scale, and None, where else ``h`` could be kept."""
+        """Return the output, the scale, and None instead of a kept ``h``."""
         if not fits(x, W, None, geometry, False):
             return plain.PatchNormLikeCentredWithoutBias.forward(x, W, kappa, geometry, recompute)
         # centred-convolution-without-bias/norm-like/define-m
@@ -88,7 +88,7 @@ OPERATOR = register_map(
 
 
 class PatchNormLikeCentredWithoutBiasReverse:
-    """The map as an operator, which is what compilers read; a trace is given torch's operations."""
+    """The map as an operator for compilers; a trace gets torch's operations."""
 
     forward = staticmethod(plain.PatchNormLikeCentredWithoutBiasReverse.forward)
     suits = staticmethod(suits)

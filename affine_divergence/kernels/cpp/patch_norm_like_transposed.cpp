@@ -10,8 +10,8 @@
 //     dilationw*l)*within(qh/strideh + paddingh/strideh - dilationh*k/strideh, Lh)*within(qw/stridew + paddingw/stridew -
 //     dilationw*l/stridew, Lw))
 //
-// What happens to an entry and to a position; the sums around it, which functions are called when, and the types are in
-// the headers.
+// The functions of an entry and of a position; the headers have the sums around them, the order of calls, and the
+// types.
 //
 // Derivation (SHA-256 of the map): 0262b6ed526c5e20da7eb57bf27b82d2481701feaedc48ebfe5c46182e00e89b
 

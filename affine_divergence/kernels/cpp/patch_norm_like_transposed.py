@@ -10,8 +10,8 @@
         dilationw*l)*within(qh/strideh + paddingh/strideh - dilationh*k/strideh, Lh)*within(qw/stridew +
         paddingw/stridew - dilationw*l/stridew, Lw))
 
-The kernels are those of ``patch_norm_like_transposed.cpp``. Nothing is kept but the scale, and nothing is computed
-twice, whether or not that is asked for: see ``runtime/patch_backward.h``. What they do not take is left to
+The kernels are in ``patch_norm_like_transposed.cpp``. They keep only the scale and recompute nothing, for any value of
+``recompute``: see ``runtime/patch_backward.h``. Tensors that they do not support are left to
 ``kernels.torch.patch_norm_like_transposed``.
 
 Derivation (SHA-256 of the map): 0262b6ed526c5e20da7eb57bf27b82d2481701feaedc48ebfe5c46182e00e89b
@@ -43,7 +43,7 @@ KERNELS = Source(Path(__file__).with_suffix(".cpp"))
 class PatchNormLikeTransposed(plain.PatchNormLikeTransposed):
     """The map of ``x``, ``W`` and ``b``, kappa, the geometry and whether to recompute, by kernels in C++.
 
-    What is kept, tangents and maps over more axes are those of the class that this one is derived from.
+    Kept values, tangents and batching are the base class's.
     """
 
     @staticmethod
@@ -51,7 +51,7 @@ class PatchNormLikeTransposed(plain.PatchNormLikeTransposed):
     def forward(
         x: Tensor, W: Tensor, b: Tensor, kappa: float, geometry: Geometry, recompute: bool
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return the output, the scale, and None, where else ``h`` could be kept."""
+        """Return the output, the scale, and None instead of a kept ``h``."""
         if not fits(x, W, b, geometry, True):
             return plain.PatchNormLikeTransposed.forward(x, W, b, kappa, geometry, recompute)
         # grouped-transposed-convolution/norm-like/define-E
@@ -85,7 +85,7 @@ OPERATOR = register_map(
 
 
 class PatchNormLikeTransposedReverse:
-    """The map as an operator, which is what compilers read; a trace is given torch's operations."""
+    """The map as an operator for compilers; a trace gets torch's operations."""
 
     forward = staticmethod(plain.PatchNormLikeTransposedReverse.forward)
     suits = staticmethod(suits)

@@ -8,8 +8,8 @@
 //     dilationw*l)*within(qh/strideh + paddingh/strideh - dilationh*k/strideh, Lh)*within(qw/stridew + paddingw/stridew -
 //     dilationw*l/stridew, Lw))
 //
-// What happens to an entry and to a position; the sums around it, which functions are called when, and the types are in
-// the headers.
+// The functions of an entry and of a position; the headers have the sums around them, the order of calls, and the
+// types.
 //
 // Derivation (SHA-256 of the map): 1200751a61d37b6d171ffc7ac5d69cf15d5bc3bfb09626a07472a7b6165fdac4
 

@@ -8,8 +8,8 @@
         dilationw*l)*within(qh/strideh + paddingh/strideh - dilationh*k/strideh, Lh)*within(qw/stridew +
         paddingw/stridew - dilationw*l/stridew, Lw))
 
-The kernels are those of ``patch_norm_like_transposed_without_bias.cpp``. Nothing is kept but the scale, and nothing is
-computed twice, whether or not that is asked for: see ``runtime/patch_backward.h``. What they do not take is left to
+The kernels are in ``patch_norm_like_transposed_without_bias.cpp``. They keep only the scale and recompute nothing, for
+any value of ``recompute``: see ``runtime/patch_backward.h``. Tensors that they do not support are left to
 ``kernels.torch.patch_norm_like_transposed_without_bias``.
 
 Derivation (SHA-256 of the map): 1200751a61d37b6d171ffc7ac5d69cf15d5bc3bfb09626a07472a7b6165fdac4
@@ -41,7 +41,7 @@ KERNELS = Source(Path(__file__).with_suffix(".cpp"))
 class PatchNormLikeTransposedWithoutBias(plain.PatchNormLikeTransposedWithoutBias):
     """The map of ``x`` and ``W``, kappa, the geometry and whether to recompute, by kernels in C++.
 
-    What is kept, tangents and maps over more axes are those of the class that this one is derived from.
+    Kept values, tangents and batching are the base class's.
     """
 
     @staticmethod
@@ -49,7 +49,7 @@ class PatchNormLikeTransposedWithoutBias(plain.PatchNormLikeTransposedWithoutBia
     def forward(
         x: Tensor, W: Tensor, kappa: float, geometry: Geometry, recompute: bool
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return the output, the scale, and None, where else ``h`` could be kept."""
+        """Return the output, the scale, and None instead of a kept ``h``."""
         if not fits(x, W, None, geometry, True):
             return plain.PatchNormLikeTransposedWithoutBias.forward(x, W, kappa, geometry, recompute)
         # grouped-transposed-convolution-without-bias/norm-like/define-E
@@ -82,7 +82,7 @@ OPERATOR = register_map(
 
 
 class PatchNormLikeTransposedWithoutBiasReverse:
-    """The map as an operator, which is what compilers read; a trace is given torch's operations."""
+    """The map as an operator for compilers; a trace gets torch's operations."""
 
     forward = staticmethod(plain.PatchNormLikeTransposedWithoutBiasReverse.forward)
     suits = staticmethod(suits)

@@ -7,8 +7,8 @@
     E[s,g,ph,pw] = sum[j,k,l](x[s,g,j,dilationh*k + strideh*ph - paddingh,dilationw*l + stridew*pw -
         paddingw]**2*within(dilationh*k + strideh*ph - paddingh, Lh)*within(dilationw*l + stridew*pw - paddingw, Lw))
 
-The kernels are those of ``patch_norm_like_without_bias.cpp``. Nothing is kept but the scale, and nothing is computed
-twice, whether or not that is asked for: see ``runtime/patch_backward.h``. What they do not take is left to
+The kernels are in ``patch_norm_like_without_bias.cpp``. They keep only the scale and recompute nothing, for any value
+of ``recompute``: see ``runtime/patch_backward.h``. Tensors that they do not support are left to
 ``kernels.torch.patch_norm_like_without_bias``.
 
 Derivation (SHA-256 of the map): a2894f2ce09d052dca6ef7da9da6f35081a79c7edf04b3e61e7db3c8a38db464
@@ -40,7 +40,7 @@ KERNELS = Source(Path(__file__).with_suffix(".cpp"))
 class PatchNormLikeWithoutBias(plain.PatchNormLikeWithoutBias):
     """The map of ``x`` and ``W``, kappa, the geometry and whether to recompute, by kernels in C++.
 
-    What is kept, tangents and maps over more axes are those of the class that this one is derived from.
+    Kept values, tangents and batching are the base class's.
     """
 
     @staticmethod
@@ -48,7 +48,7 @@ class PatchNormLikeWithoutBias(plain.PatchNormLikeWithoutBias):
     def forward(
         x: Tensor, W: Tensor, kappa: float, geometry: Geometry, recompute: bool
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return the output, the scale, and None, where else ``h`` could be kept."""
+        """Return the output, the scale, and None instead of a kept ``h``."""
         if not fits(x, W, None, geometry, False):
             return plain.PatchNormLikeWithoutBias.forward(x, W, kappa, geometry, recompute)
         # grouped-convolution-without-bias/norm-like/define-E
@@ -81,7 +81,7 @@ OPERATOR = register_map(
 
 
 class PatchNormLikeWithoutBiasReverse:
-    """The map as an operator, which is what compilers read; a trace is given torch's operations."""
+    """The map as an operator for compilers; a trace gets torch's operations."""
 
     forward = staticmethod(plain.PatchNormLikeWithoutBiasReverse.forward)
     suits = staticmethod(suits)

@@ -24,7 +24,7 @@ extern "C" __global__ void patch_affine_like_centred_x_sum_xx(
     Wide* xx_data, const Wide floor) {
     const Offset own = Offset(blockIdx.x) * blockDim.y + threadIdx.y;
     const bool inside = own < count;
-    const Offset position = inside ? own : count - 1;  // the threads of a warp add up together
+    const Offset position = inside ? own : count - 1;  // all threads of a warp take part in its sums
     const Offset block = quotient(position, places), place = position - block * places;
     const Offset image = quotient(block, groups), group = block - image * groups;
     const Element* x_here = x_data + image * x_image + group * x_group + place * x_step;
@@ -60,7 +60,7 @@ extern "C" __global__ void patch_affine_like_centred_f_z(
     const Offset dilation_2, const Offset dilation_3, const Wide kappa, const Wide LEFTOVER, const Wide patch_entries) {
     const Offset own = Offset(blockIdx.x) * blockDim.y + threadIdx.y;
     const bool inside = own < count;
-    const Offset position = inside ? own : count - 1;  // the threads of a warp add up together
+    const Offset position = inside ? own : count - 1;  // all threads of a warp take part in its sums
     const Offset block = quotient(position, places), place = position - block * places;
     const Offset image = quotient(block, groups), group = block - image * groups;
     const Element* b_here = b_data + image * b_image + group * b_group + place * b_step;
@@ -111,7 +111,7 @@ extern "C" __global__ void patch_affine_like_centred_f_h_z(
     const Offset dilation_2, const Offset dilation_3, const Wide kappa, const Wide LEFTOVER, const Wide patch_entries) {
     const Offset own = Offset(blockIdx.x) * blockDim.y + threadIdx.y;
     const bool inside = own < count;
-    const Offset position = inside ? own : count - 1;  // the threads of a warp add up together
+    const Offset position = inside ? own : count - 1;  // all threads of a warp take part in its sums
     const Offset block = quotient(position, places), place = position - block * places;
     const Offset image = quotient(block, groups), group = block - image * groups;
     const Element* b_here = b_data + image * b_image + group * b_group + place * b_step;
@@ -157,7 +157,7 @@ extern "C" __global__ void patch_affine_like_centred_x_sum(
     const Offset x_image, const Offset x_group, const Offset x_apart, const Offset x_step, Wide* x_sum_data) {
     const Offset own = Offset(blockIdx.x) * blockDim.y + threadIdx.y;
     const bool inside = own < count;
-    const Offset position = inside ? own : count - 1;  // the threads of a warp add up together
+    const Offset position = inside ? own : count - 1;  // all threads of a warp take part in its sums
     const Offset block = quotient(position, places), place = position - block * places;
     const Offset image = quotient(block, groups), group = block - image * groups;
     const Element* x_here = x_data + image * x_image + group * x_group + place * x_step;
@@ -190,7 +190,7 @@ extern "C" __global__ void patch_affine_like_centred_m_dh_dE_dx_sum_sum(
     const Wide patch_entries) {
     const Offset own = Offset(blockIdx.x) * blockDim.y + threadIdx.y;
     const bool inside = own < count;
-    const Offset position = inside ? own : count - 1;  // the threads of a warp add up together
+    const Offset position = inside ? own : count - 1;  // all threads of a warp take part in its sums
     const Offset block = quotient(position, places), place = position - block * places;
     const Offset image = quotient(block, groups), group = block - image * groups;
     const Element* g_here = g_data + image * g_image + group * g_group + place * g_step;
@@ -248,7 +248,7 @@ extern "C" __global__ void patch_affine_like_centred_dx(
     const Offset padding_3, const Offset dilation_1, const Offset dilation_2, const Offset dilation_3) {
     const Offset own = Offset(blockIdx.x) * blockDim.y + threadIdx.y;
     const bool inside = own < count;
-    const Offset position = inside ? own : count - 1;  // the threads of a warp add up together
+    const Offset position = inside ? own : count - 1;  // all threads of a warp take part in its sums
     const Offset block = quotient(position, places), place = position - block * places;
     const Offset image = quotient(block, groups), group = block - image * groups;
     const Element* x_here = x_data + image * x_image + group * x_group + place * x_step;
@@ -289,7 +289,7 @@ extern "C" __global__ void patch_affine_like_centred_kept_m_dh_dE_dx_sum_sum(
     const Wide patch_entries) {
     const Offset own = Offset(blockIdx.x) * blockDim.y + threadIdx.y;
     const bool inside = own < count;
-    const Offset position = inside ? own : count - 1;  // the threads of a warp add up together
+    const Offset position = inside ? own : count - 1;  // all threads of a warp take part in its sums
     const Offset block = quotient(position, places), place = position - block * places;
     const Offset image = quotient(block, groups), group = block - image * groups;
     const Element* g_here = g_data + image * g_image + group * g_group + place * g_step;

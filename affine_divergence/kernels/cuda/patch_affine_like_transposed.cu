@@ -21,7 +21,7 @@ extern "C" __global__ void patch_affine_like_transposed_xx(
     const Wide floor) {
     const Offset own = Offset(blockIdx.x) * blockDim.y + threadIdx.y;
     const bool inside = own < count;
-    const Offset position = inside ? own : count - 1;  // the threads of a warp add up together
+    const Offset position = inside ? own : count - 1;  // all threads of a warp take part in its sums
     const Offset block = quotient(position, places), place = position - block * places;
     const Offset image = quotient(block, groups), group = block - image * groups;
     const Element* x_here = x_data + image * x_image + group * x_group + place * x_step;
@@ -51,7 +51,7 @@ extern "C" __global__ void patch_affine_like_transposed_f_z(
     const Offset padding_3, const Offset dilation_1, const Offset dilation_2, const Offset dilation_3, const Wide kappa) {
     const Offset own = Offset(blockIdx.x) * blockDim.y + threadIdx.y;
     const bool inside = own < count;
-    const Offset position = inside ? own : count - 1;  // the threads of a warp add up together
+    const Offset position = inside ? own : count - 1;  // all threads of a warp take part in its sums
     const Offset block = quotient(position, places), place = position - block * places;
     const Offset image = quotient(block, groups), group = block - image * groups;
     const Element* b_here = b_data + image * b_image + group * b_group + place * b_step;
@@ -92,7 +92,7 @@ extern "C" __global__ void patch_affine_like_transposed_f_h_z(
     const Offset padding_3, const Offset dilation_1, const Offset dilation_2, const Offset dilation_3, const Wide kappa) {
     const Offset own = Offset(blockIdx.x) * blockDim.y + threadIdx.y;
     const bool inside = own < count;
-    const Offset position = inside ? own : count - 1;  // the threads of a warp add up together
+    const Offset position = inside ? own : count - 1;  // all threads of a warp take part in its sums
     const Offset block = quotient(position, places), place = position - block * places;
     const Offset image = quotient(block, groups), group = block - image * groups;
     const Element* b_here = b_data + image * b_image + group * b_group + place * b_step;
@@ -134,7 +134,7 @@ extern "C" __global__ void patch_affine_like_transposed_dh_dE(
     Wide* dE_data, const Wide kappa) {
     const Offset own = Offset(blockIdx.x) * blockDim.y + threadIdx.y;
     const bool inside = own < count;
-    const Offset position = inside ? own : count - 1;  // the threads of a warp add up together
+    const Offset position = inside ? own : count - 1;  // all threads of a warp take part in its sums
     const Offset block = quotient(position, places), place = position - block * places;
     const Offset image = quotient(block, groups), group = block - image * groups;
     const Element* g_here = g_data + image * g_image + group * g_group + place * g_step;
@@ -177,7 +177,7 @@ extern "C" __global__ void patch_affine_like_transposed_dx(
     const Offset padding_3, const Offset dilation_1, const Offset dilation_2, const Offset dilation_3) {
     const Offset own = Offset(blockIdx.x) * blockDim.y + threadIdx.y;
     const bool inside = own < count;
-    const Offset position = inside ? own : count - 1;  // the threads of a warp add up together
+    const Offset position = inside ? own : count - 1;  // all threads of a warp take part in its sums
     const Offset block = quotient(position, places), place = position - block * places;
     const Offset image = quotient(block, groups), group = block - image * groups;
     const Element* x_here = x_data + image * x_image + group * x_group + place * x_step;
@@ -211,7 +211,7 @@ extern "C" __global__ void patch_affine_like_transposed_kept_dh_dE(
     Wide* dE_data, const Wide kappa) {
     const Offset own = Offset(blockIdx.x) * blockDim.y + threadIdx.y;
     const bool inside = own < count;
-    const Offset position = inside ? own : count - 1;  // the threads of a warp add up together
+    const Offset position = inside ? own : count - 1;  // all threads of a warp take part in its sums
     const Offset block = quotient(position, places), place = position - block * places;
     const Offset image = quotient(block, groups), group = block - image * groups;
     const Element* g_here = g_data + image * g_image + group * g_group + place * g_step;

@@ -8,9 +8,9 @@
         dilationw*l)*within(qh/strideh + paddingh/strideh - dilationh*k/strideh, Lh)*within(qw/stridew +
         paddingw/stridew - dilationw*l/stridew, Lw))
 
-The kernels are those of ``patch_affine_like_transposed.cu``. Squares are summed over the channels first, patches of
-that one map afterwards, in the kernel that needs them. Float16, second derivatives, tangents and empty tensors are left
-to ``kernels.torch.patch_affine_like_transposed``.
+The kernels are in ``patch_affine_like_transposed.cu``. Squares are first summed over the channels, then this map over
+patches, in the kernel that needs the sums. Float16, second derivatives, tangents and empty tensors are left to
+``kernels.torch.patch_affine_like_transposed``.
 
 Derivation (SHA-256 of the map): f78ad2981ff98da708519563dc6fb6747786d6219f7dd5ca8c3e758078d52452
 """

@@ -11,8 +11,8 @@
         paddingw]*within(dilationh*kh + strideh*ph - paddingh, Lh)*within(dilationw*kw + stridew*pw - paddingw,
         Lw))/(C*Kh*Kw)
 
-The kernels are those of ``patch_norm_like_centred.cu``. Squares are summed over the channels first, patches of that one
-map afterwards, in the kernel that needs them. Float16, second derivatives, tangents and empty tensors are left to
+The kernels are in ``patch_norm_like_centred.cu``. Squares are first summed over the channels, then this map over
+patches, in the kernel that needs the sums. Float16, second derivatives, tangents and empty tensors are left to
 ``kernels.torch.patch_norm_like_centred``.
 
 Derivation (SHA-256 of the map): eac4ed368cba6adcaf609fcbe3f60484c06946e6015cbaf154f4133376d2b444

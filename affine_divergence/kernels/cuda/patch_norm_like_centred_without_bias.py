@@ -11,9 +11,9 @@
         paddingw]*within(dilationh*kh + strideh*ph - paddingh, Lh)*within(dilationw*kw + stridew*pw - paddingw,
         Lw))/(C*Kh*Kw)
 
-The kernels are those of ``patch_norm_like_centred_without_bias.cu``. Squares are summed over the channels first,
-patches of that one map afterwards, in the kernel that needs them. Float16, second derivatives, tangents and empty
-tensors are left to ``kernels.torch.patch_norm_like_centred_without_bias``.
+The kernels are in ``patch_norm_like_centred_without_bias.cu``. Squares are first summed over the channels, then this
+map over patches, in the kernel that needs the sums. Float16, second derivatives, tangents and empty tensors are left to
+``kernels.torch.patch_norm_like_centred_without_bias``.
 
 Derivation (SHA-256 of the map): 4cb6cf6b3cee09b224b2f6960e353fae7f6c058286ce4e8ca2d3b041be621b01
 """

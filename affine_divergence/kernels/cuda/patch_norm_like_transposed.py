@@ -10,8 +10,8 @@
         dilationw*l)*within(qh/strideh + paddingh/strideh - dilationh*k/strideh, Lh)*within(qw/stridew +
         paddingw/stridew - dilationw*l/stridew, Lw))
 
-The kernels are those of ``patch_norm_like_transposed.cu``. Squares are summed over the channels first, patches of that
-one map afterwards, in the kernel that needs them. Float16, second derivatives, tangents and empty tensors are left to
+The kernels are in ``patch_norm_like_transposed.cu``. Squares are first summed over the channels, then this map over
+patches, in the kernel that needs the sums. Float16, second derivatives, tangents and empty tensors are left to
 ``kernels.torch.patch_norm_like_transposed``.
 
 Derivation (SHA-256 of the map): 0262b6ed526c5e20da7eb57bf27b82d2481701feaedc48ebfe5c46182e00e89b

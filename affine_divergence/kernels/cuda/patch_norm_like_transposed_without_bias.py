@@ -8,9 +8,9 @@
         dilationw*l)*within(qh/strideh + paddingh/strideh - dilationh*k/strideh, Lh)*within(qw/stridew +
         paddingw/stridew - dilationw*l/stridew, Lw))
 
-The kernels are those of ``patch_norm_like_transposed_without_bias.cu``. Squares are summed over the channels first,
-patches of that one map afterwards, in the kernel that needs them. Float16, second derivatives, tangents and empty
-tensors are left to ``kernels.torch.patch_norm_like_transposed_without_bias``.
+The kernels are in ``patch_norm_like_transposed_without_bias.cu``. Squares are first summed over the channels, then this
+map over patches, in the kernel that needs the sums. Float16, second derivatives, tangents and empty tensors are left to
+``kernels.torch.patch_norm_like_transposed_without_bias``.
 
 Derivation (SHA-256 of the map): 1200751a61d37b6d171ffc7ac5d69cf15d5bc3bfb09626a07472a7b6165fdac4
 """

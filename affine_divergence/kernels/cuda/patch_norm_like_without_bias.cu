@@ -20,7 +20,7 @@ extern "C" __global__ void patch_norm_like_without_bias_xx(
     const Wide floor) {
     const Offset own = Offset(blockIdx.x) * blockDim.y + threadIdx.y;
     const bool inside = own < count;
-    const Offset position = inside ? own : count - 1;  // the threads of a warp add up together
+    const Offset position = inside ? own : count - 1;  // all threads of a warp take part in its sums
     const Offset block = quotient(position, places), place = position - block * places;
     const Offset image = quotient(block, groups), group = block - image * groups;
     const Element* x_here = x_data + image * x_image + group * x_group + place * x_step;
@@ -49,7 +49,7 @@ extern "C" __global__ void patch_norm_like_without_bias_f_z(
     const Offset padding_3, const Offset dilation_1, const Offset dilation_2, const Offset dilation_3, const Wide kappa) {
     const Offset own = Offset(blockIdx.x) * blockDim.y + threadIdx.y;
     const bool inside = own < count;
-    const Offset position = inside ? own : count - 1;  // the threads of a warp add up together
+    const Offset position = inside ? own : count - 1;  // all threads of a warp take part in its sums
     const Offset block = quotient(position, places), place = position - block * places;
     const Offset image = quotient(block, groups), group = block - image * groups;
     const Element* h_here = h_data + image * h_image + group * h_group + place * h_step;
@@ -83,7 +83,7 @@ extern "C" __global__ void patch_norm_like_without_bias_dh_dE(
     Wide* dE_data, const Wide kappa) {
     const Offset own = Offset(blockIdx.x) * blockDim.y + threadIdx.y;
     const bool inside = own < count;
-    const Offset position = inside ? own : count - 1;  // the threads of a warp add up together
+    const Offset position = inside ? own : count - 1;  // all threads of a warp take part in its sums
     const Offset block = quotient(position, places), place = position - block * places;
     const Offset image = quotient(block, groups), group = block - image * groups;
     const Element* g_here = g_data + image * g_image + group * g_group + place * g_step;
@@ -122,7 +122,7 @@ extern "C" __global__ void patch_norm_like_without_bias_dx(
     const Offset padding_3, const Offset dilation_1, const Offset dilation_2, const Offset dilation_3) {
     const Offset own = Offset(blockIdx.x) * blockDim.y + threadIdx.y;
     const bool inside = own < count;
-    const Offset position = inside ? own : count - 1;  // the threads of a warp add up together
+    const Offset position = inside ? own : count - 1;  // all threads of a warp take part in its sums
     const Offset block = quotient(position, places), place = position - block * places;
     const Offset image = quotient(block, groups), group = block - image * groups;
     const Element* x_here = x_data + image * x_image + group * x_group + place * x_step;

@@ -7,9 +7,9 @@
     E[s,g,ph,pw] = sum[j,k,l](x[s,g,j,dilationh*k + strideh*ph - paddingh,dilationw*l + stridew*pw -
         paddingw]**2*within(dilationh*k + strideh*ph - paddingh, Lh)*within(dilationw*l + stridew*pw - paddingw, Lw))
 
-The kernels are those of ``patch_norm_like_without_bias.cu``. Squares are summed over the channels first, patches of
-that one map afterwards, in the kernel that needs them. Float16, second derivatives, tangents and empty tensors are left
-to ``kernels.torch.patch_norm_like_without_bias``.
+The kernels are in ``patch_norm_like_without_bias.cu``. Squares are first summed over the channels, then this map over
+patches, in the kernel that needs the sums. Float16, second derivatives, tangents and empty tensors are left to
+``kernels.torch.patch_norm_like_without_bias``.
 
 Derivation (SHA-256 of the map): a2894f2ce09d052dca6ef7da9da6f35081a79c7edf04b3e61e7db3c8a38db464
 """

@@ -7,9 +7,8 @@
     E[s,g,ph,pw] = sum[j,k,l](x[s,g,j,dilationh*k + strideh*ph - paddingh,dilationw*l + stridew*pw -
         paddingw]**2*within(dilationh*k + strideh*ph - paddingh, Lh)*within(dilationw*l + stridew*pw - paddingw, Lw))
 
-Convolutions are torch's. Squares are summed over the channels first, patches of that one map afterwards, in the kernel
-that needs them. Float16, second derivatives, tangents and empty tensors are left to
-``kernels.torch.patch_affine_like``.
+Convolutions are torch's. Squares are first summed over the channels, then this map over patches, in the kernel that
+needs the sums. Float16, second derivatives, tangents and empty tensors are left to ``kernels.torch.patch_affine_like``.
 
 Derivation (SHA-256 of the map): 0e9d203590b39dc0e417d3e839220ffdcaaece6ee5e9af8d6c0f3cf226fc0494
 """

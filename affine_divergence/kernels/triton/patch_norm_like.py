@@ -7,8 +7,8 @@
     E[s,g,ph,pw] = sum[j,k,l](x[s,g,j,dilationh*k + strideh*ph - paddingh,dilationw*l + stridew*pw -
         paddingw]**2*within(dilationh*k + strideh*ph - paddingh, Lh)*within(dilationw*l + stridew*pw - paddingw, Lw))
 
-Convolutions are torch's. Squares are summed over the channels first, patches of that one map afterwards, in the kernel
-that needs them. Float16, second derivatives, tangents and empty tensors are left to ``kernels.torch.patch_norm_like``.
+Convolutions are torch's. Squares are first summed over the channels, then this map over patches, in the kernel that
+needs the sums. Float16, second derivatives, tangents and empty tensors are left to ``kernels.torch.patch_norm_like``.
 
 Derivation (SHA-256 of the map): dce1c5267193894dc95200851bf4e9735dabd0ac0467687ecdcb272401e05e60
 """

@@ -1,1 +1,1 @@
-"""Kernels in C++ for the CPU: loops over rows between the products of matrices, which stay torch's."""
+"""C++ kernels for the CPU: loops over rows around torch's matrix products."""

@@ -2,10 +2,10 @@
 
     gb = sum[i](b[i]*g[s,i])     a scalar of a row that a later kernel reads
     u = f*x                      a matrix that a product reads
-    db = sum[s](f[s]*g[s,i])     a sum of rows
+    db = sum[s](f[s]*g[s,i])     a sum over rows
 
-Unfused, each of them would be a separate call, and most would read the same rows again. The pass takes every
-instruction that works inside rows, or sums rows, and depends on no product.
+Unfused, each of them would be a separate call, and most would read the same rows again. The pass contains every
+instruction that works inside rows or sums over rows and depends on no product.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from derive.forward_map import BATCH
 
 @dataclass(frozen=True)
 class Head:
-    """What comes before the products: scalars of rows, scratch matrices, and the one sum over rows, by their names."""
+    """The work before the products: names of scalars of rows, scratch matrices, and the one sum over rows."""
 
     scalars: tuple[str, ...]
     scratch: tuple[str, ...]
@@ -31,7 +31,7 @@ class Head:
 
 
 def head(program: Program) -> Head | None:
-    """Return what a backward pass can do in one walk; None where that is not at least a matrix and a sum."""
+    """Return the work that a backward pass can fuse into one pass; None unless it has at least a matrix and a sum."""
     free = _independent(program)
     steps = {i.target.name: outside(i) for i in free if not is_row_work(i)}
     factors = {name_of(o) for i in program.instructions if isinstance(outside(i), Product) for o in i.reads}
@@ -42,7 +42,7 @@ def head(program: Program) -> Head | None:
 
 
 def _independent(program: Program) -> list[Instruction]:
-    """Return the instructions that need no product of matrices."""
+    """Return the instructions that depend on no matrix product."""
     after = {i.target.name for i in program.instructions if isinstance(outside(i), Product)}
     found = []
     for instruction in program.instructions:
@@ -54,7 +54,7 @@ def _independent(program: Program) -> list[Instruction]:
 
 
 def joint(program: Program, first: Head, prefix: str, own: str) -> Pass:
-    """Return the lines of all gradients, for where every one is wanted, and their kernels."""
+    """Return the lines of all gradients, for calls that want every one, and their kernels."""
     start = program.restricted(program.name, (*first.scalars, *first.scratch, first.total))
     parts = [JointPrinter(start, prefix, own).opened(first)]
     named = "_given_".join((prefix, *first.scalars))
@@ -67,17 +67,17 @@ def joint(program: Program, first: Head, prefix: str, own: str) -> Pass:
 
 
 def _given(program: Program, known: tuple[str, ...], output: str) -> Program:
-    """Return the program of one gradient from values that are known; what is not known of them is made again."""
+    """Return the program of one gradient from known values; others are recomputed."""
     inputs = (*program.inputs, *(program.values[name] for name in known))
     left = tuple(i for i in program.instructions if i.target.name not in known)
     return replace(program, inputs=inputs, instructions=left, outputs=(output,)).restricted(program.name, (output,))
 
 
 class JointPrinter(HostPrinter):
-    """Prints the one walk over rows with which a backward pass begins."""
+    """Prints the fused pass over rows at the beginning of a backward pass."""
 
     def opened(self, first: Head) -> Pass:
-        """Return the line that runs the kernel, and what comes before."""
+        """Return the line that runs the kernel, and the lines before it."""
         program, outputs = self._program, (*first.scalars, *first.scratch)
         inside = tuple(i for i in program.instructions if is_row_work(i))
         rows = row_text(program, Rows(inside, outputs), self._types, self._prefix, dense=True)
@@ -100,7 +100,7 @@ class JointPrinter(HostPrinter):
         return self._as_pass(noted(call, total.instruction.equation))
 
     def _joined(self, rows: Kernel, columns: Kernel, total: str, made: set[str]) -> Kernel:
-        """Return the kernel of rows with a sum over them; what it makes of a row (``made``) is not read again."""
+        """Return the kernel of rows with a sum over them; values that it computes (``made``) are not read again."""
         missing = [name for name in columns.tensors if name not in {*rows.tensors, *made}]
         lengths = tuple(dict.fromkeys((*rows.lengths, *columns.lengths)))
         reads = zip(columns.tensors, columns.context["reads"], strict=True)

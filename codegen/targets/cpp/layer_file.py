@@ -1,4 +1,4 @@
-"""The files of one map of a layer of any kind in C++: every thread walks over samples of its own."""
+"""The files of one map of a layer of any form in C++: every thread loops over its own samples."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from codegen.schedule.samples import Walk
 
 
 def layer_kernel_context(plan: LayerPlan) -> dict[str, Any]:
-    """Return what ``layer_kernels.cpp.jinja`` and ``layer_map.py.jinja`` need.
+    """Return the context of ``layer_kernels.cpp.jinja`` and ``layer_map.py.jinja``.
 
-    Raise ``UsageError`` for a map whose arithmetic the kernels cannot do.
+    Raises ``UsageError`` for a map whose arithmetic the kernels do not support.
     """
     context = _KernelFile(plan).context()
     return {
@@ -40,11 +40,11 @@ class _KernelFile(SampleFile):
     suffix = ".cpp"
 
     def made(self, program: Program, walk: Walk, types: Types, name: str) -> SampleKernel:
-        """Return the kernel of a walk."""
+        """Return the kernel of a loop over samples."""
         return LoopPrinter(program, walk, types, self.integers).kernel(name)
 
     def called(self, program: Program, walk: Walk, kernel: SampleKernel, own: str, wide: Iterable[str]) -> list[str]:
-        """Return the lines that make room for what a kernel writes, and call it."""
+        """Return the lines that allocate a kernel's outputs and call it."""
         lengths = [self.names.text(size) for size in kernel.lengths]
         addresses = [f"{name}.data_ptr()" for name in kernel.tensors]
         call = called_with(f"kernels.{kernel.name}", [*lengths, *addresses, *kernel.scalars, "threads"])

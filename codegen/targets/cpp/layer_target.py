@@ -1,4 +1,4 @@
-"""The files of the C++ target for one layer of any kind: from plans to text."""
+"""The files of the C++ target for one layer of any form: from plans to text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from derive.forward_map import Layer
 def layer_files(layer: Layer, plans: Sequence[LayerPlan]) -> dict[str, str]:
     """Return the text of every file by its path in the package, which also needs the files of the torch target.
 
-    Raise ``UsageError`` for a map with arithmetic that no kernel does.
+    Raises ``UsageError`` for a map with arithmetic that no kernel supports.
     """
     result = {}
     for plan in plans:

@@ -1,9 +1,9 @@
-"""The arithmetic of a map of a convolution in C++: what happens to an entry, and to the one number of a position.
+"""The arithmetic of a convolution's map in C++: functions of an entry, and of the number per position.
 
-    add, total, scale       squares over the channels, what is too small among their sums, the scale of a patch
+    add, total, scale       squares over the channels, the zeroing of tiny sums, the scale of a patch
     output                  z from the scale, the convolution xW and b
 
-and of centred patches, see ``patch_parts.Centring``
+and for centred patches, see ``patch_parts.Centring``,
 
     add_entry, mean         x over the channels, m from its sum over the patch: ``scale`` and ``output`` read it too
 
@@ -52,7 +52,7 @@ def _forward(plan: PatchPlan) -> tuple[Function, ...]:
 
 
 def _kernels(plan: PatchPlan) -> tuple[Positions, Positions]:
-    """Return the work at an entry of the image and at a position; raise ``UsageError`` where there is more or less."""
+    """Return the work at an entry of the image and at a position; raise ``UsageError`` if there are other kernels."""
     squares = {i.target.name for i in plan.scale.instructions}
     found = [s for s in steps(with_scale(plan.scale, plan.forward), squares) if isinstance(s, Positions)]
     if len(found) != 2 or found[0].taps or any(len(s.kernel.loops) != 1 for s in found):

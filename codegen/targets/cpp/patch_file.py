@@ -14,7 +14,7 @@ from codegen.targets.cpp.patch_parts import ENTRY, centring, is_transposed
 
 
 def patch_map_context(chosen: PatchMap) -> dict[str, Any]:
-    """Return what the templates of a map need; raise ``UsageError`` for a map that the passes do not compute."""
+    """Return the context of a map's templates; raise ``UsageError`` for a map that the passes cannot compute."""
     plan, headings = chosen.plan, patch_headings(chosen)
     inputs, saved = plan.input_names, headings["saved_inputs"].split(", ")
     bias = inputs[2] if len(inputs) > 2 else "None"

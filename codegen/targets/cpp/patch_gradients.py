@@ -1,21 +1,21 @@
-"""The arithmetic of the backward pass of a map of a convolution in C++.
+"""The arithmetic of the backward pass of a convolution's map in C++.
 
-    incoming, bias          dh, the gradient of what the scale multiplies, and what it adds to that by b
-    beside, through         what is added to the convolution, times dh; dE, the gradient through the scale
+    incoming, bias          dh, the gradient with respect to the scaled part h, and its part of the bias's gradient
+    beside, through         the terms added to the convolution, times dh; dE, the gradient through the scale
     input                   dx from x and the sums over patches
 
-and of centred patches
+and for centred patches
 
-    to_mean, through_mean   what dh adds to the gradient of the mean by the filters' sums; that gradient, by entry
-    to_filters, weight      what dh adds to that of the filters' sums by the mean; dW from it and the products with x
+    to_mean, through_mean   the part of dh in the mean's gradient, by the filters' sums; that gradient per entry
+    to_filters, weight      the part of dh in the gradient of the filters' sums; dW from it and the products with x
 
-The gradient through the scale reads the sum over o of g[o] h[o], where h is a convolution that nobody keeps. The
-backward pass has dh = f g and W^T dh, and reads that sum backwards:
+The gradient through the scale needs the sum over o of g[o] h[o], where h is a convolution that is not kept. The
+backward pass has dh = f g and W^T dh, and rewrites that sum:
 
     f sum[o](g[o]*h[o]) = sum[o](dh[o]*h[o]) = sum[c,k](x[c,k]*sum[o](W[o,c,k]*dh[o])) + sum[o](dh[o]*beside[o])
 
-where the mean of a centred patch is taken from x[c,k] before the product, so that what all entries of a patch have in
-common leaves no rounding error there.
+where the mean of a centred patch is subtracted from x[c,k] before the product, so that a common offset of a patch's
+entries causes no rounding error.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from derive.errors import UsageError
 
 
 class Gradients:
-    """The parts of the backward pass by what they are, each found by what it reads."""
+    """The parts of the backward pass, each identified by its operands."""
 
     def __init__(self, plan: PatchPlan) -> None:
         self._plan, self._program, self._means = plan, plan.backward, centring(plan)
@@ -64,11 +64,11 @@ class Gradients:
 
     @property
     def _spreads(self) -> tuple[str, str]:
-        """The gradients with respect to what is summed over patches: the squares, and the entries or ""."""
+        """Return the gradients with respect to the values summed over patches: the squares, and the entries or ""."""
         return self._spread.target.name, self._centred.spread.target.name if self._centred else ""
 
     def functions(self) -> tuple[Function, ...]:
-        """Return the functions in the order in which the passes call them."""
+        """Return the functions in the order of their calls."""
         scale, down, bias = self._plan.scale_name, self._down.target, bias_of(self._plan)
         total = Value(f"{down.name}_{self._plan.product}", self._against.target.indices)
         read = {_entry(self._through, self._against.target.name): total.entry / _entry(self._through, scale)}
@@ -84,7 +84,7 @@ class Gradients:
         )
 
     def _beside(self) -> Expr:
-        """Return what is added to the convolution of perhaps centred patches; raise ``UsageError`` for more."""
+        """Return the terms added to the convolution of patches, centred or not; raise ``UsageError`` for others."""
         made = self._program.producers[self._plan.product]
         rest = made.expression - convolved(self._plan).entry if isinstance(made, Pointwise) else sympy.S.Zero
         means, values = self._means, self._program.values
@@ -116,7 +116,7 @@ class Gradients:
 
 
 class _CentredGradients:
-    """The parts of the backward pass that centred patches have more."""
+    """The additional parts of the backward pass for centred patches."""
 
     def __init__(self, plan: PatchPlan, means: Centring, down: Pointwise, through: Pointwise) -> None:
         self._plan, self._means, self._gradient, self._energy = plan, means, down.target.name, through.target.name
@@ -134,7 +134,7 @@ class _CentredGradients:
         return self._to_mean, self._to_filters, self._filters, self._mean, self._patch, self.spread
 
     def functions(self, weight: Convolve) -> tuple[Function, ...]:
-        """Return the functions; ``weight`` holds the products of the gradient with the patches as they are."""
+        """Return the functions; ``weight`` holds the products of the gradient with the uncentred patches."""
         counted = [i for s in steps(self._plan.backward) if isinstance(s, Positions) for i in s.kernel.instructions]
         made = {i.target.name: i for i in counted if isinstance(i, Pointwise)}
         read = {self._filters.target.name, weight.target.name}
@@ -150,7 +150,7 @@ class _CentredGradients:
 
 
 def _product(name: str, total: Contract, parameters: Sequence[str]) -> Function:
-    """Return the function whose results a sum adds up."""
+    """Return the function that computes a sum's terms."""
     return Function.of(name, ENTRY, parameters, [], PRINTER.text(sympy.Mul(*total.operands)))
 
 

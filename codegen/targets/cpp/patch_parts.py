@@ -1,4 +1,4 @@
-"""What the arithmetic of a map of a convolution is made of: functions of C++, and instructions by what they read."""
+"""The parts of the arithmetic of a convolution's map: C++ functions, and instructions found by their operands."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from derive.errors import UsageError
 
 _Kind = TypeVar("_Kind", Contract, Convolve, Pointwise)
 
-ENTRY, NUMBER = "Element", "Wide"  # types: of an entry, and of one number a position
+ENTRY, NUMBER = "Element", "Wide"  # the types of an entry, and of a number per position
 PRINTER = ScalarPrinter(lambda entry: identifier(name_of(entry)))
 
 
 @dataclass(frozen=True)
 class Function:
-    """A function of C++: its name, the type of all that it reads and returns, its parameters, lines and result."""
+    """A C++ function: its name, the one type of its parameters and result, its parameters, lines and result."""
 
     name: str
     kind: str
@@ -32,7 +32,7 @@ class Function:
 
     @classmethod
     def of(cls, name: str, kind: str, parameters: Sequence[str], lines: Sequence[str], result: str) -> Function:
-        """Return the function whose parameters are values by their names in a program, "" for one that it ignores."""
+        """Return the function whose parameters are values of a program, by name; "" for an ignored one."""
         return cls(name, kind, tuple(identifier(p) if p else "" for p in parameters), tuple(lines), result)
 
     @property
@@ -46,8 +46,8 @@ class Function:
 class Centring:
     """The values by which patches are centred, by name.
 
-    ``entries`` is the sum of the input's channels, ``patch`` the sum of that over a patch, ``mean`` what is made of it,
-    and ``filters`` the sum of the weight over all that meets a patch:
+    ``entries`` is the sum over the input's channels, ``patch`` its sum over a patch, ``mean`` the mean computed from
+    it, and ``filters`` the sum of the weight over a patch:
 
         h = sum[c,k](W*x) - filters*mean + .. = sum[c,k](W*(x - mean)) + ..
     """
@@ -59,7 +59,7 @@ class Centring:
 
 
 def centring(plan: PatchPlan) -> Centring | None:
-    """Return by what the patches of a map are centred, None for a map that takes them as they are."""
+    """Return the values that centre the patches of a map; None for a map of uncentred patches."""
     source, weight = plan.input_names[:2]
     program = plan.forward
     if not any({name_of(e) for e in i.reads} == {weight} for i in program.instructions):
@@ -71,7 +71,7 @@ def centring(plan: PatchPlan) -> Centring | None:
 
 
 def one(plan: PatchPlan, program: Program, kind: type[_Kind], reads: set[str]) -> _Kind:
-    """Return the instruction of a kind that reads just these; raise ``UsageError`` if there is not one."""
+    """Return the only instruction of a kind that reads exactly these; raise ``UsageError`` if there is not one."""
     found = [i for i in program.instructions if isinstance(i, kind) and {name_of(e) for e in i.reads} == reads]
     if len(found) != 1:
         listed = " and ".join(sorted(reads))
@@ -80,12 +80,12 @@ def one(plan: PatchPlan, program: Program, kind: type[_Kind], reads: set[str]) -
 
 
 def convolved(plan: PatchPlan) -> Value:
-    """Return the convolution of input and weight; raise ``UsageError`` if there is not one."""
+    """Return the convolution of input and weight; raise ``UsageError`` if there is not exactly one."""
     return one(plan, plan.forward, Convolve, set(plan.input_names[:2])).target
 
 
 def is_transposed(plan: PatchPlan) -> bool:
-    """Return whether the convolution takes its steps in the output: whether that is the longer of the two spaces."""
+    """Return whether the convolution is transposed: its output is in the ``long`` space of the links."""
     product = one(plan, plan.forward, Convolve, set(plan.input_names[:2]))
     return all(link.long in product.target.indices for link in product.links)
 
@@ -98,6 +98,6 @@ def bias_of(plan: PatchPlan) -> str:
 def assigning(
     name: str, kind: str, parameters: Sequence[str], instructions: Sequence[Pointwise], result: str = ""
 ) -> Function:
-    """Return the function that carries out instructions; its result is the last of them, or that of a name."""
+    """Return the function that executes instructions; its result is the last one's target, or the named value."""
     lines = [assigned(i, PRINTER) for i in instructions]
     return Function.of(name, kind, parameters, lines, result or instructions[-1].target.name)

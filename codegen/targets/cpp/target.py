@@ -1,7 +1,7 @@
 """The files of the C++ target: from plans to text.
 
 The scalar lines of its kernels (``printing.c_scalars``) and the order of work (``schedule.rows``) are shared with the
-CUDA target. The loops over rows differ, and the C++ target recomputes scaled rows rather than storing them: on a CPU,
+CUDA target. The loops over rows differ, and the C++ target recomputes scaled rows instead of storing them: on a CPU,
 allocating a matrix costs more than scaling its rows again.
 """
 
@@ -38,7 +38,7 @@ _PATCHES = ("patches.h", "patch_layout.h", "patch_sums.h", "patch_forward.h", "p
 def files(families: Sequence[Family], angles: Sequence[AngleFamily] = ()) -> dict[str, str]:
     """Return the text of every file by its path in the package, which also needs the files of the torch target.
 
-    Raise ``UsageError`` for a map with a part that has no kernel and no line of torch.
+    Raises ``UsageError`` for a map with a part that neither a kernel nor torch computes.
     """
     result = {}
     for context in row_contexts(map_context, families, angles):
@@ -59,7 +59,7 @@ def patch_layer_files(maps: Sequence[PatchMap]) -> dict[str, str]:
 
 
 def target_files(*names: str) -> dict[str, str]:
-    """Return what every package with kernels in C++ holds beside them, with further files of the target's own."""
+    """Return the files that accompany C++ kernels in every package, with further runtime files of the target."""
     own = target_runtime(_NAME, "python.h", "compile.py", "load.py", "launch.py", *names)
     more = ("patch_operators.py",) if "patches.py" in names else ()
     return folder(_NAME, "The maps by kernels in C++") | own | shared_runtime("kernel_cache.py", "operators.py", *more)
@@ -75,7 +75,7 @@ def _patch_maps(maps: Sequence[PatchMap]) -> dict[str, str]:
 
 
 def map_context(plan: Plan, with_bias: bool, lent: Borrowed | None = None) -> dict[str, Any]:
-    """Return what the templates of one map need."""
+    """Return the context of the templates of one map."""
     twin = heading_context(plan, with_bias)
     plain, own = twin["module"], plan.input_names[0]
     program = plan.backward.program
@@ -128,7 +128,7 @@ def map_context(plan: Plan, with_bias: bool, lent: Borrowed | None = None) -> di
 
 
 def _joined(plan: Plan, forward: Program) -> Program:
-    """Return the output and the row scale as one program, so that a row is walked through once."""
+    """Return the output and the row scale as one program, so that each row is read once."""
     inputs = {v.name: v for v in (*plan.scale.inputs, *forward.inputs) if v.name != plan.scale_name}
     return Program(
         forward.name,
@@ -140,9 +140,9 @@ def _joined(plan: Plan, forward: Program) -> Program:
 
 
 def _blocks(program: Program, prefix: str, own: str) -> tuple[list[dict[str, Any]], list[str], list[Pass]]:
-    """Return the branches of the backward pass, one a gradient; scratch memory; what is printed.
+    """Return the branches of the backward pass, one per gradient; scratch memory; the printed passes.
 
-    The gradient with respect to the input comes last: its product overwrites the scaled input, which is read no more.
+    The gradient with respect to the input comes last: its product overwrites the scaled input, which is no longer read.
     """
     blocks, parts = [], []
     spare: dict[Lengths, str] = {}
@@ -158,7 +158,7 @@ def _blocks(program: Program, prefix: str, own: str) -> tuple[list[dict[str, Any
 
 
 def _indented(text: str, columns: int) -> str:
-    """Return lines of C++ further to the right, without empty ones; directives of the preprocessor stay."""
+    """Return lines of C++ indented, without empty lines; preprocessor directives are not indented."""
     return "\n".join(line if line.startswith("#") else " " * columns + line for line in text.split("\n") if line)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 
 def with_trial(kernel: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the context of a kernel with its first two loops as its ``trial`` if they find a magnitude and sums."""
+    """Return a kernel's context with its first two loops as ``trial`` if they compute a magnitude and sums."""
     loops = kernel.get("loops", [])
     if len(loops) < 2 or not _finds_a_magnitude(loops[0]) or not _only_sums(loops[1]):
         return {**kernel, "trial": None}

@@ -21,9 +21,9 @@ Lengths = tuple[Expr, ...]
 
 @dataclass(frozen=True)
 class Pass(Printed):
-    """Lines of Python with what can stand before all of them: new memory, and addresses of that and of what is given.
+    """Lines of Python, and lines that can precede all of them: allocations, and addresses of new and given tensors.
 
-    A product of matrices evicts the caches of instructions and data: what is done before one costs less.
+    A matrix product evicts the instruction and data caches, so work before it costs less.
     """
 
     memory: tuple[str, ...] = ()
@@ -41,7 +41,7 @@ class Pass(Printed):
 
 
 def together(parts: Sequence[Pass]) -> Pass:
-    """Return passes one after the other as one."""
+    """Return passes concatenated to one."""
     return Pass(
         tuple(line for p in parts for line in p.lines),
         tuple(k for p in parts for k in p.kernels),
@@ -51,12 +51,12 @@ def together(parts: Sequence[Pass]) -> Pass:
 
 
 class HostPrinter(StepPrinter):
-    """Prints steps where the type of the input is that of all that is made of it.
+    """Prints steps in which all values have the type of the input.
 
-    ``own`` names a tensor in scope that has this type; ``spare`` are matrices in scope that are read no more, by their
-    lengths: the first product that fits takes the memory of one, which is then among those ``taken``. With ``asks``,
-    the answer of a kernel about far rows is assigned to ``far``. ``wide`` is the type of new columns, where no column
-    in scope has it. Products of matrices have the type of what they multiply.
+    ``own`` names a tensor in scope of this type; ``spare`` are matrices in scope that are no longer read, by their
+    lengths: the first product that fits overwrites one, which is then added to ``taken``. With ``asks``, a kernel's
+    report about far rows is assigned to ``far``. ``wide`` is the type of new columns if no column in scope has it.
+    Matrix products have the type of their operands.
     """
 
     dense = True
@@ -82,7 +82,7 @@ class HostPrinter(StepPrinter):
         self._in_place: dict[str, str] = {}
 
     def printed(self) -> Pass:
-        """Return the lines of all steps, what comes before them, and the kernels that they launch."""
+        """Return the lines of all steps, the lines before them, and the kernels that they launch."""
         return self._as_pass(super().printed().lines)
 
     def _as_pass(self, lines: Sequence[str]) -> Pass:
@@ -90,7 +90,7 @@ class HostPrinter(StepPrinter):
         return Pass(tuple(lines), tuple(self._kernels), tuple(self._opened.values()), addressed)
 
     def scratch(self) -> dict[Lengths, str]:
-        """Return the matrices that these lines make and that hold no result, by their lengths."""
+        """Return the matrices that these lines allocate and that hold no result, by their lengths."""
         made = [self._program.values[n] for s in self._steps if isinstance(s, Rows) for n in s.outputs]
         return {_lengths(v): v.name for v in made if len(v.indices) == 2 and v.name not in self._program.outputs}
 
@@ -101,7 +101,7 @@ class HostPrinter(StepPrinter):
         return f"far = {call}" if self._asks and tells(kernel) else call
 
     def _passed(self, name: str) -> str:
-        """Return a setting, or the address of a tensor: known before the first line, unless a product makes it."""
+        """Return a setting, or the address of a tensor: known before the first line unless a product computes it."""
         value = self._program.values.get(name)
         if value is None:
             return name
@@ -116,7 +116,7 @@ class HostPrinter(StepPrinter):
         return [*super()._plain(instruction), *self._found(instruction.target.name)]
 
     def _found(self, name: str) -> list[str]:
-        """Return the line that finds the address of what torch has made, if a kernel reads it."""
+        """Return the line that reads the address of torch's result, if a kernel reads it."""
         kernels = (s for s in self._steps if isinstance(s, Rows | Columns))
         inside = (i for s in kernels for i in (s.instructions if isinstance(s, Rows) else (s.instruction,)))
         read = name in {name_of(e) for i in inside for e in i.reads}
@@ -150,23 +150,23 @@ class HostPrinter(StepPrinter):
     def _multiplied(self, left: Factor, right: Factor, target: Value) -> str:
         spare = self._spare.pop(_lengths(target), "")
         self.taken += [spare] if spare else []
-        if right.turned and not spare:  # one call, where turning a matrix is another
+        if right.turned and not spare:  # saves the call that transposes a matrix
             return f"F.linear({left}, {right.name})"
         return f"torch.mm({left}, {right}{f', out={spare}' if spare else ''})"
 
 
 def tells(kernel: Kernel) -> bool:
-    """Return whether a kernel reports far rows: it does if it first tries their squares unscaled."""
+    """Return whether a kernel reports far rows, which is so if it has an unscaled trial."""
     return with_trial(kernel.context)["trial"] is not None
 
 
 def address(name: str) -> str:
-    """Return the name of the address of a tensor in the lines of a pass."""
+    """Return the name of a tensor's address in the lines of a pass."""
     return f"{name}_at"
 
 
 def walked(program: Program, kernels: Iterable[Kernel]) -> list[str]:
-    """Return the inputs along whose rows kernels walk, which must therefore lie in memory without gaps."""
+    """Return the inputs whose rows kernels read, which must therefore be contiguous."""
     read = {name for kernel in kernels for name in kernel.tensors}
     return [v.name for v in program.inputs if v.name in read and not is_column(v)]
 

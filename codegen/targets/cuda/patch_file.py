@@ -21,7 +21,7 @@ _PRINTER = ScalarPrinter(lambda entry: identifier(name_of(entry)))
 
 
 def patch_map_context(chosen: PatchMap) -> dict[str, Any]:
-    """Return what the templates of a map need; raise ``UsageError`` for a map with a part that has no kernel."""
+    """Return the context of a map's templates; raise ``UsageError`` for a map with a part that has no kernel."""
     prefix = chosen.module
     context, lines = common_context(chosen, "cuda", lambda step, name: _launch(step, _name(prefix, name)))
     return {
@@ -54,7 +54,7 @@ def _writes(step: Positions) -> list[str]:
 
 
 def _numbers(step: Positions) -> list[str]:
-    """Return the names of what has one number a position: what is read, then what is written."""
+    """Return the names of tensors with one number per position: those read, then those written."""
     return [n for n in (*step.reads, *(v.name for v in step.outputs)) if n not in step.wide]
 
 
@@ -92,7 +92,7 @@ def _kernel(name: str, step: Positions, lines: PatchLines) -> dict[str, Any]:
 
 
 def _tap(tap: Tap) -> str:
-    """Return the line that sums a map over patches, or the transpose of that."""
+    """Return the line that sums a map over patches, or its transpose."""
     call = f"over_patch<{'Box' if tap.box else 'Spread'}>({identifier(tap.operand)}_data, block, place, {_SPACE})"
     return f"const Wide {identifier(tap.target)} = {call};{f'  // {tap.equation}' if tap.equation else ''}"
 

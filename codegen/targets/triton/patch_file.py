@@ -20,14 +20,14 @@ _OTHER = Symbol("other_channels", positive=True, integer=True)
 
 
 def patch_map_context(chosen: PatchMap) -> dict[str, Any]:
-    """Return what ``patch_map.py.jinja`` needs; raise ``UsageError`` for a map with a part that has no kernel."""
+    """Return the context of ``patch_map.py.jinja``; raise ``UsageError`` for a map with a part that has no kernel."""
     context, lines = common_context(chosen, "triton", _launch)
     kernels = [_kernel(name, step) for name, step in lines.kernels.items()]
     return {**context, "geometry": _GEOMETRY, "kernels": kernels}
 
 
 def _printer(step: Positions) -> TilePrinter:
-    """Print with positions as rows and the kernel's channels as columns."""
+    """Return a printer with positions as rows and the kernel's channels as columns."""
     values = [*step.kernel.reads, *step.kernel.writes]
     channels = next((v.indices[1].size for v in values if len(v.indices) == 2), _OTHER)
     return TilePrinter(Roles(BATCH.size, channels, Symbol("units")), step.kernel.reads)
@@ -79,7 +79,7 @@ def _function(box: bool) -> str:
 
 
 def _tensors(step: Positions) -> list[str]:
-    """Return the names of the tensors that a kernel reads at its own position, and of those that it writes."""
+    """Return the names of the tensors that a kernel reads at its own position, then of those that it writes."""
     return [*step.reads, *(v.name for v in step.outputs)]
 
 

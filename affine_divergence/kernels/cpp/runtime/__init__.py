@@ -1,5 +1,4 @@
-"""What the files of kernels in C++ share.
+"""What the files of C++ kernels share.
 
-A package that is generated holds these files as they are, in its folder ``kernels/cpp/runtime``; nothing else imports
-them.
+These files are copied unchanged into the folder ``kernels/cpp/runtime`` of a generated package; only it imports them.
 """

@@ -1,7 +1,7 @@
-"""From a file of C++ to kernels that can be called: the compiler of the system, at first use.
+"""Compile a file of C++ to callable kernels at first use, with the system's compiler.
 
-Any of ``c++``, ``g++`` and ``clang++`` will do, or the one that the environment variable CXX names. Nothing of torch is
-included or linked: a kernel gets addresses and lengths. Python's headers are used where they are; see ``python.h``.
+It is the one that the environment variable CXX names, or ``c++``, ``g++`` or ``clang++``. Nothing of torch is included
+or linked: a kernel gets addresses and lengths. Python's headers are used if they are installed; see ``python.h``.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from ....runtime.kernel_cache import KernelError, cached, folder
 from .load import loaded
 
 ELEMENTS = {torch.float32: "float", torch.float64: "double"}
-NARROW = {torch.bfloat16: "Bfloat16"}  # types of 16 bits that kernels for rows have, with sums in float32
+NARROW = {torch.bfloat16: "Bfloat16"}  # 16-bit types of the kernels of rows, with sums in float32
 _LANGUAGE = ("-std=c++17", "-O3", "-shared", "-fPIC", "-fvisibility=hidden")
-_ARITHMETIC = ("-fno-math-errno", "-fno-trapping-math")  # nobody asks for either; results are the same
+_ARITHMETIC = ("-fno-math-errno", "-fno-trapping-math")  # neither is used; results are the same
 _NATIVE, _THREADS = ("-march=native", "-mprefer-vector-width=512"), ("-fopenmp",)
-_MACHINES = (_NATIVE + _THREADS, _THREADS, _NATIVE, ())  # what a compiler may lack
+_MACHINES = (_NATIVE + _THREADS, _THREADS, _NATIVE, ())  # tried in order: a compiler may lack some options
 PATIENCE = 120  # seconds
 
 
 def missing() -> str:
-    """Return what lacks for kernels to be compiled, and the mend; nothing if all is there."""
+    """Return what is missing to compile kernels, and the fix; "" if nothing is missing."""
     if _compiler():
         return ""
     named = os.environ.get("CXX")
-    found = f"CXX names {named!r}, which is no program" if named else "no C++ compiler is found"
+    found = f"CXX names {named!r}, which is not a program" if named else "no C++ compiler is found"
     return f"{found}; install one (Debian: `apt install g++`), or name it in the environment variable CXX"
 
 
@@ -49,7 +49,7 @@ def missing() -> str:
 def compiled(source: Path, dtype: torch.dtype) -> Any:
     """Return the kernels of a source for a type, as ``loaded`` does, from the cache on disk or new.
 
-    Raise ``KernelError`` for another type, or if there is no compiler or it refuses.
+    Raises ``KernelError`` for another type, or if there is no compiler or it fails.
     """
     element = (ELEMENTS | NARROW).get(dtype)
     if element is None:
@@ -62,7 +62,7 @@ def compiled(source: Path, dtype: torch.dtype) -> Any:
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
     binary = cached(key, lambda: _compile(source, command), "so")
     problems: list[Exception] = []
-    for place in (folder(), Path(tempfile.gettempdir())):  # a folder that was filled beforehand may be read-only
+    for place in (folder(), Path(tempfile.gettempdir())):  # a prefilled cache folder may be read-only
         try:
             return loaded(binary, place)
         except (OSError, ImportError) as problem:
@@ -71,10 +71,10 @@ def compiled(source: Path, dtype: torch.dtype) -> Any:
 
 
 def _compiler() -> list[str]:
-    """Return the path of the compiler and the options that CXX gives it; nothing without one."""
+    """Return the path of the compiler and its options from CXX; empty without a compiler."""
     try:
         named = shlex.split(os.environ.get("CXX", ""))
-    except ValueError:  # a quotation that does not end: no program has such a name
+    except ValueError:  # an unclosed quotation: no program has such a name
         named = [os.environ["CXX"]]
     for name, *options in [named] if named else [["c++"], ["g++"], ["clang++"]]:
         path = shutil.which(name)
@@ -84,7 +84,7 @@ def _compiler() -> list[str]:
 
 
 def _python() -> tuple[str, ...]:
-    """Return the options by which kernels become a module of this Python; none where its headers are not installed."""
+    """Return the options that make kernels a module of this Python; empty if its headers are not installed."""
     folder = sysconfig.get_path("include")
     if sys.implementation.name != "cpython" or not Path(folder, "Python.h").is_file():
         return ()
@@ -92,14 +92,14 @@ def _python() -> tuple[str, ...]:
 
 
 def _state(compiler: str) -> str:
-    """Return what changes when another version of a compiler is installed in its place."""
+    """Return a text that changes when another version of the compiler is installed."""
     found = Path(compiler).resolve().stat()
     return f"{Path(compiler).resolve()} {found.st_size} {found.st_mtime_ns}"
 
 
 @functools.cache
 def _processor() -> str:
-    """Return the instructions that this processor has: a cache folder may be shared by machines that differ."""
+    """Return this processor's model and instruction sets: different machines may share a cache folder."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -117,16 +117,16 @@ def _with_headers(source: Path) -> list[str]:
 
 @contextlib.contextmanager
 def _temporary(source: Path) -> Iterator[str]:
-    """Hold a folder for what the compiler writes; ``KernelError`` where there is no room for one."""
+    """Yield a folder for the compiler's output; raise ``KernelError`` if it cannot be made."""
     try:
         with tempfile.TemporaryDirectory() as place:
             yield place
     except OSError as problem:
-        raise KernelError(f"there is no place to compile {source.name} in: {problem}") from None
+        raise KernelError(f"there is no temporary folder to compile {source.name} in: {problem}") from None
 
 
 def _compile(source: Path, command: list[str]) -> bytes:
-    """Compile for this machine, with threads if the compiler has them; ``KernelError`` with its messages if not."""
+    """Compile for this machine, with OpenMP if available; raise ``KernelError`` with the compiler's messages."""
     messages = ""
     with _temporary(source) as place:
         result = Path(place, "kernels.so")

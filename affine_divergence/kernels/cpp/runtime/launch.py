@@ -21,12 +21,12 @@ from .compile import ELEMENTS, NARROW, compiled
 
 Typed = tuple[Tensor, Sequence[int], torch.dtype]
 
-_ENOUGH = 2**14  # numbers for each of several threads
+_ENOUGH = 2**14  # entries per thread that make several threads worthwhile
 _WIDE = (torch.float32,)
 
 
 class Source:
-    """A file of kernels, compiled for each type at first use; ``narrow`` says that it has those of 16 bits too."""
+    """A file of kernels, compiled for each type at first use; ``narrow`` says that it also has kernels for 16 bits."""
 
     def __init__(self, path: Path, narrow: bool = False) -> None:
         self._path = path
@@ -34,7 +34,7 @@ class Source:
         self._made: dict[torch.dtype, Any] = {}
 
     def on(self, tensor: Tensor) -> Any:
-        """Return the kernels for a tensor's type; raises what ``compiled`` raises."""
+        """Return the kernels for a tensor's type; raises the errors of ``compiled``."""
         found = self._made.get(tensor.dtype)
         if found is None:
             found = self._made[tensor.dtype] = compiled(self._path, tensor.dtype)
@@ -43,9 +43,9 @@ class Source:
     def ready(
         self, tensors: Sequence[Tensor], shapes: Iterable[Sequence[int]], others: Iterable[Typed] = ()
     ) -> tuple[Any, int] | None:
-        """Return the kernels for the type of the first tensor and how many threads work; None unless all can be read.
+        """Return the kernels for the type of the first tensor and the number of threads; None unless all can be read.
 
-        Kernels read tensors of the first one's type and of the given shapes, at addresses of the CPU, and ``others``,
+        Kernels read tensors of the first one's type and of the given shapes, in CPU memory, and ``others``,
         each with its shape and its own type.
         """
         if not suit(tensors, shapes) or (others and not all(_suits(*other) for other in others)):
@@ -58,7 +58,7 @@ class Source:
     def narrow(
         self, tensors: Sequence[Tensor], shapes: Sequence[Sequence[int]], wide: int = 0
     ) -> tuple[Any, int] | None:
-        """Return what ``ready`` does for tensors of 16 bits, of which the last ``wide`` have float32."""
+        """Return the same as ``ready`` for 16-bit tensors, of which the last ``wide`` are float32."""
         split = len(tensors) - wide
         if not suit(tensors[:split], shapes[:split], NARROW):
             return None
@@ -73,7 +73,7 @@ def _suits(tensor: Tensor, shape: Sequence[int], dtype: torch.dtype) -> bool:
 
 
 def suit(tensors: Sequence[Tensor], shapes: Iterable[Sequence[int]], types: Collection[torch.dtype] = ELEMENTS) -> bool:
-    """Return whether kernels can read tensors of one of these types and of these shapes, at addresses of the CPU."""
+    """Return whether kernels can read tensors of one of these types and of these shapes, in CPU memory."""
     dtype = tensors[0].dtype
     if dtype not in types or not unwatched():
         return False

@@ -1,4 +1,4 @@
-"""From compiled code to kernels that can be called: a module of Python where it is one, else by ctypes."""
+"""Load compiled code as callable kernels: as a Python module if it is one, else by ctypes."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _MODULE = "kernels"
 def loaded(binary: bytes, folder: Path) -> Any:
     """Return an object whose attributes are the kernels; the folder holds the code only while it is loaded.
 
-    A kernel takes whole numbers as lengths and addresses, floats as settings, and last the number of threads: few,
-    since each costs time. Raise OSError or ImportError for what is no such code.
+    A kernel takes integers as lengths and addresses, floats as settings, and last the number of threads: few arguments,
+    since each costs time. Raises OSError or ImportError for any other code.
     """
-    with tempfile.NamedTemporaryFile(dir=folder, suffix=".so") as file:  # what was checked is what is loaded
+    with tempfile.NamedTemporaryFile(dir=folder, suffix=".so") as file:  # load exactly the bytes that were checked
         file.write(binary)
         file.flush()
         code = ctypes.CDLL(file.name)
@@ -42,9 +42,9 @@ class Called:
         self._code = code
 
     def __getattr__(self, name: str) -> Callable[..., int]:
-        """Return a kernel that learns the types of its arguments when it is first called.
+        """Return a kernel that determines the types of its arguments at its first call.
 
-        What it returns has a meaning where the kernel answers; most do not.
+        Its return value is meaningful only for kernels with a result; most have none.
         """
         function = getattr(self._code, name)
 

@@ -1,4 +1,4 @@
-"""The passes of a map of rows as operators, in few steps: a graph that is compiled waits for them."""
+"""The passes of a map of rows as operators, in few steps, since a compiled graph waits for them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import Tensor
 
 from ....runtime.operators import Kept, Passes, apart
 
-_ENOUGH = 2**20  # numbers of x from which on kernels save more than two calls of operators cost
+_ENOUGH = 2**20  # entries of x from which on kernels save more than two operator calls cost
 
 
 class RowPasses(Passes):
-    """The passes of a class whose forward pass takes autograd's context and gives the output alone.
+    """The passes of a class whose forward pass takes autograd's context and returns only the output.
 
-    ``saved`` are the places of the tensors that the backward pass reads; it is given all.
+    ``saved`` are the positions of the tensors that the backward pass reads; it gets all of them.
     """
 
     def __init__(self, function: Any, plain: Any, count: int, saved: Sequence[int]) -> None:
@@ -32,7 +32,7 @@ class RowPasses(Passes):
         return found if context.ready is not None else apart(found, given)
 
     def backward(self, g: Tensor, *given: Any) -> tuple[Tensor, ...]:
-        """Return a gradient for each tensor, an empty one where it is not wanted."""
+        """Return a gradient for each tensor, empty if it is not wanted."""
         *tensors, f, kappa, wanted = given
         context = Kept((*wanted, False))
         context.ready, context.kappa = True, kappa
@@ -46,5 +46,5 @@ class RowPasses(Passes):
 
 
 def suits(x: Tensor, weight: Tensor) -> bool:
-    """Return whether a graph that is compiled takes less time with the kernels than where the compiler fuses."""
+    """Return whether a compiled graph is faster with the kernels than with the compiler's own fusion."""
     return x.numel() >= _ENOUGH

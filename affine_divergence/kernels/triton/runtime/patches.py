@@ -1,7 +1,7 @@
 """What the Triton kernels of convolutions share: positions of a tensor (batch, groups, channels, *space), and patches.
 
-A program works on a block of positions, in the order in which space lies in memory. Arithmetic is float64: there
-squares and cubes of what float32 holds do not overflow. One number a position is (batch, groups, 1, *space).
+A program works on a block of positions, in the memory order of space. Arithmetic is float64, where squares and cubes of
+float32 numbers do not overflow. One number per position is (batch, groups, 1, *space).
 """
 
 # mypy: disable-error-code="import-untyped, no-untyped-call, no-untyped-def, untyped-decorator"
@@ -19,12 +19,12 @@ from ....runtime.patch_places import has_values, placed, three
 from ....runtime.patches import Geometry
 from .tiles import INTERPRETED, Tiles, on
 
-_TILE = 2048 if INTERPRETED.value else 512  # entries of a tile: more would not fit the registers, in float64
+_TILE = 2048 if INTERPRETED.value else 512  # entries of a float64 tile: more would not fit the registers
 
 
 @triton.jit
 def numbers(pointer, image, group, place, s, g, p, inside):
-    """Return one number of each position."""
+    """Return one number for each position."""
     return tl.load(pointer + image * s + group * g + place * p, mask=inside, other=0.0).to(tl.float64)
 
 
@@ -33,7 +33,7 @@ def entries(pointer, image, group, place, columns, s, g, c, p, inside, channels)
     """Return a tile: some channels of each position, zero beyond the ends."""
     at = pointer + (image * s + group * g + place * p)[:, None] + columns.to(tl.int64)[None, :] * c
     tile = tl.load(at, mask=inside[:, None] & (columns < channels)[None, :], other=0.0)
-    if pointer.dtype.element_ty == tl.bfloat16:  # 16 bits and 64 meet by way of 32
+    if pointer.dtype.element_ty == tl.bfloat16:  # convert from 16 to 64 bits through 32
         tile = tile.to(tl.float32)
     return tile.to(tl.float64)
 
@@ -106,7 +106,7 @@ def spread_sum(
     KH: tl.constexpr,
     KW: tl.constexpr,
 ):
-    """Return the sum of a map (.., D, H, W) over those of its positions whose patch holds each position."""
+    """Return for each position the sum of a map (.., D, H, W) over its positions whose patch contains that position."""
     total = (d * 0).to(tl.float64)
     for kd in tl.static_range(KD):
         for kh in tl.static_range(KH):
@@ -123,7 +123,7 @@ def spread_sum(
 def walk(
     kernel: Any, like: Tensor, tensors: Sequence[Tensor], maps: Sequence[Tensor], geometry: Geometry, **constants: float
 ) -> None:
-    """Launch a kernel over the positions of ``like``; sums of patches are taken over ``maps``."""
+    """Launch a kernel over the positions of ``like``; ``maps`` are summed over patches."""
     if not has_values(like):
         return
     length, height, width = three(like.shape[3:])

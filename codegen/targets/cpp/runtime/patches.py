@@ -17,13 +17,13 @@ from ....runtime.patches import Geometry, positions_of, reach
 from ....runtime.rows import FarError, are_far
 from .launch import Source, suit
 
-_ENOUGH = 2**14  # numbers of x from which on the passes save more than two calls of operators cost
-_FEW = 2**14  # numbers of W up to which sums take less time than calls of operators
-_SHARE = 2  # how many numbers all threads together may sum up for each number of the images
+_ENOUGH = 2**14  # entries of x from which on the passes save more than two operator calls cost
+_FEW = 2**14  # entries of W up to which the threads' sums cost less than operator calls
+_SHARE = 2  # entries that all threads together may sum per entry of the images
 
 
 class HostPasses(PatchPasses):
-    """The passes of a map as operators that keep nothing but the scale, and whose results lie as tracing foresees."""
+    """The passes of a map as operators that keep only the scale; results have the layout that tracing predicts."""
 
     def __init__(self, function: Any, plain: Any, count: int, saved: Sequence[int], transposed: bool) -> None:
         super().__init__(function, plain, count, saved)
@@ -34,14 +34,14 @@ class HostPasses(PatchPasses):
         return super().results(*given[:-1], True)
 
     def forward(self, *given: Any) -> tuple[Tensor, ...]:
-        """Return the same, the output laid out as the input is."""
+        """Return the same, with the output in the input's layout."""
         with torch.no_grad():
             z, f, kept = self.results(*given)
         laid = _room(given[0], z.shape[2], z.shape[3:])
         return z if z.stride() == laid.stride() else laid.copy_(z), f.contiguous(), kept
 
     def backward(self, g: Tensor, *given: Any) -> tuple[Tensor, ...]:
-        """Return a gradient for each tensor, that with respect to the input laid out as it is, others without gaps."""
+        """Return a gradient for each tensor: the input's in the input's layout, others contiguous."""
         with torch.no_grad():
             found, x = self.gradients(g, *given), given[0]
         dx, *others = (x.new_empty(0) if d is None else d for d in found)
@@ -74,12 +74,11 @@ def fits(
     g: Tensor | None = None,
     f: Tensor | None = None,
 ) -> bool:
-    """Return whether the kernels can read these, and work well: one type they have, images for every thread.
+    """Return whether the kernels can read these tensors and are fast: a supported type, enough images for all threads.
 
     Shapes: ``x`` (B, G, C, *L), ``W`` (G, O, C, *K) or (G, C, O, *K) of a transposed convolution, ``b`` (G, O, 1, ..),
-    ``g`` (B, G, O, *P), ``f`` (B, G, 1, *P). An image belongs to one thread, and each thread sums up a gradient with
-    respect to W of its own. A few images leave threads without work, and large W with small images have these sums take
-    longer than all else.
+    ``g`` (B, G, O, *P), ``f`` (B, G, 1, *P). An image belongs to one thread, and each thread sums its own gradient with
+    respect to W. With few images some threads have no work; with a large W and small images these sums would dominate.
     """
     if x.dim() != W.dim() or not x.numel() or not W.numel():
         return False
@@ -96,12 +95,12 @@ def fits(
 
 
 def suits(x: Tensor, W: Tensor) -> bool:
-    """Return whether a graph that is compiled takes less time with the passes than where the compiler fuses."""
+    """Return whether a compiled graph is faster with the passes than with the compiler's own fusion."""
     return x.numel() >= _ENOUGH and _pays(x, W)
 
 
 def _pays(x: Tensor, W: Tensor) -> bool:
-    """Return whether the passes take less time than torch's operations: see ``fits``."""
+    """Return whether the passes are faster than torch's operations: see ``fits``."""
     threads = _threads()
     rounds = -(-x.shape[0] // threads)
     is_small = W.numel() <= _FEW or threads * W.numel() <= _SHARE * x.numel()
@@ -123,9 +122,9 @@ def forward(
     geometry: Geometry,
     transposed: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Return the output (B, G, O, *P), laid out as ``x`` (B, G, C, *L) is, and the scale (B, G, 1, *P).
+    """Return the output (B, G, O, *P), in the layout of ``x`` (B, G, C, *L), and the scale (B, G, 1, *P).
 
-    Raise ``FarError`` where images are far.
+    Raises ``FarError`` if images are far.
     """
     channels, positions = _output(x, W, geometry, transposed)
     z, f = _room(x, channels, positions), x.new_empty((*x.shape[:2], 1, *positions))
@@ -162,8 +161,8 @@ def backward(
 def _run(
     kernels: Source, name: str, given: Sequence[int], x: Tensor, tensors: Sequence[Tensor | None], kappa: float
 ) -> int:
-    """Run a kernel, once to ask it for how many numbers of memory it wants, and once with them; return its answer."""
-    numbers = (ctypes.c_longlong * (len(given) + 1))(*given)  # the last is what it answers
+    """Run a kernel, first to query how much memory it needs, then with that memory; return its result."""
+    numbers = (ctypes.c_longlong * (len(given) + 1))(*given)  # the last one is the kernel's answer
     addresses = [0 if t is None else t.data_ptr() for t in tensors]
     settings = (float(kappa), smallest_sum(x), torch.get_num_threads())
     code = kernels.on(x)
@@ -174,7 +173,7 @@ def _run(
 
 
 def _given(x: Tensor, geometry: Geometry, z: Tensor, dx: Tensor) -> list[int]:
-    """Return the lengths and steps that a kernel reads, in its order."""
+    """Return the lengths and strides that a kernel reads, in its order."""
     kernel, stride, padding, dilation, _ = geometry
     parts = ((x.shape[3:], 1), (z.shape[3:], 1), (kernel, 1), (stride, 1), (padding, 0), (dilation, 1))
     lengths = [n for part, other in parts for n in three(part, other)]
@@ -183,7 +182,7 @@ def _given(x: Tensor, geometry: Geometry, z: Tensor, dx: Tensor) -> list[int]:
 
 
 def _output(x: Tensor, W: Tensor, geometry: Geometry, transposed: bool) -> tuple[int, tuple[int, ...]]:
-    """Return how many channels a group of the output has, and the lengths of the output."""
+    """Return the number of channels per group of the output, and its spatial lengths."""
     return W.shape[1 + transposed], (reach if transposed else positions_of)(x.shape[3:], geometry)
 
 
@@ -193,9 +192,9 @@ def _bias(W: Tensor, transposed: bool) -> tuple[int, ...]:
 
 
 def _room(x: Tensor, channels: int, positions: Sequence[int]) -> Tensor:
-    """Return memory for the output (B, G, O, *P), in which channels are neighbours where they are in ``x``.
+    """Return memory for the output (B, G, O, *P), channels-last if ``x`` is.
 
-    It is no view: to one, torch gives a tangent of the same layout alone, and fails by an assertion for any other.
+    It is not a view: for a view, torch asserts that a tangent has the same layout.
     """
     (count, groups), width = x.shape[:2], x.shape[1] * channels
     shape = (count, groups, channels, *positions)
@@ -206,6 +205,6 @@ def _room(x: Tensor, channels: int, positions: Sequence[int]) -> Tensor:
 
 
 def _ends_in_channels(x: Tensor) -> bool:
-    """Return whether neighbouring channels are neighbours in memory, and positions are not."""
+    """Return whether a tensor is channels-last: channels are contiguous, positions are not."""
     axis = 2 if x.shape[2] > 1 else 1
     return x.stride(axis) == 1 and x.shape[axis] > 1 and x.stride(-1) != 1

@@ -14,7 +14,7 @@ from ....runtime.patches import Geometry
 from .launch import Source
 
 _BLOCK, _WARP = 128, 32
-_CHUNK = 32  # bytes of neighbouring channels that a thread works on
+_CHUNK = 32  # bytes of contiguous channels per thread
 
 
 def walk(
@@ -32,12 +32,12 @@ def walk(
     Args:
         kernels: the file that holds it.
         name: its name.
-        like: a tensor (B, G, C, *P) of the space that it walks.
-        tensors: what has channels: inputs, then results.
-        numbers: what has one number a position, in the same order.
-        maps: numbers of which the kernel sums patches.
-        geometry: how patches lie.
-        settings: numbers that are the same everywhere.
+        like: a tensor (B, G, C, *P) of the space that it runs over.
+        tensors: the tensors with channels: inputs, then results.
+        numbers: the tensors with one number per position, in the same order.
+        maps: the numbers that the kernel sums over patches.
+        geometry: the geometry of the patches.
+        settings: the kernel's scalar settings.
     """
     if not has_values(like):
         return
@@ -58,7 +58,7 @@ def walk(
 
 
 def _lanes(like: Tensor) -> int:
-    """Return how many threads share the channels of a position: several where these lie side by side."""
+    """Return how many threads share the channels of a position: several if channels are contiguous."""
     channels, each = like.shape[2], max(1, _CHUNK // like.itemsize)
     if channels <= each or like.stride(2) != 1:
         return 1
