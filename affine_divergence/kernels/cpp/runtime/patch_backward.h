@@ -24,7 +24,7 @@ class Backward {
           blocks_(up(given.inputs, DOWN) / DOWN), one_channel_(given.inputs == 1 && given.outputs == 1),
           by_lanes_(2 * given.outputs <= LANES),
           width_(by_lanes_ ? given.outputs * LANES : up(given.outputs, LANES)),
-          summed_(given.inputs * layout_.met + layout_.parts.size() * ENTRIES) {}
+          summed_(given.inputs * layout_.met + layout_.parts.size() * SLACK) {}
 
     // Work on all images; without memory, return how much is needed.
     Offset operator()(
@@ -46,6 +46,9 @@ class Backward {
     }
 
   private:
+    // Entries whose sums are taken at once where each is one register, and how many may be beyond those of a part.
+    static constexpr int SLACK = 2 * ENTRIES;
+
     // What centred patches need beside: numbers an entry, a position, and an output.
     struct Means {
         Element *mean, *to_mean;
@@ -102,7 +105,7 @@ class Backward {
                 continue;
             }
             if (dx) transposed(own, part, first, last);
-            if (dW) weight(own, part, first, last);
+            if (dW) by_lanes_ || width_ > LANES ? weight<ENTRIES>(own, part, first, last) : weight<SLACK>(own, part, first, last);
         }
         if (dx && one_channel_) gathered(own, part);
         if (dx) scales(own, part);
@@ -111,7 +114,7 @@ class Backward {
     Offset channels() const { return blocks_ * DOWN; }
 
     // Return where the sums of a part for the gradient with respect to W begin, in entries.
-    Offset sums(const Part& part) const { return given_.inputs * part.before + (&part - layout_.parts.data()) * ENTRIES; }
+    Offset sums(const Part& part) const { return given_.inputs * part.before + (&part - layout_.parts.data()) * SLACK; }
 
     Own own() {
         return {room_.take(channels() * layout_.channel),
@@ -313,12 +316,13 @@ class Backward {
         for (int n = 0; n < N; ++n) store(own.along + lane + n * LANES, values[n]);
     }
 
-    // Add the products of a panel and the entries of its patches to the gradient with respect to W.
+    // Add the products of a panel and the entries of its patches, M at once, to the gradient with respect to W.
+    template <int M>
     void weight(const Own& own, const Part& part, Offset first, Offset end) {
         const Offset taps = part.taps.size(), entries = given_.inputs * taps;
-        for (Offset i = 0; i < entries; i += ENTRIES) {
-            const Element* x[ENTRIES];
-            for (Offset j = 0; j < ENTRIES; ++j) {
+        for (Offset i = 0; i < entries; i += M) {
+            const Element* x[M];
+            for (Offset j = 0; j < M; ++j) {
                 const Offset entry = std::min(i + j, entries - 1);
                 x[j] = own.x + entry / taps * layout_.channel + part.offset[entry % taps];
             }
@@ -335,41 +339,42 @@ class Backward {
     }
 
     // to[r] += sum over the registers of x[r] dh, lane by lane: for so few outputs that lanes of outputs stayed empty.
+    template <int M>
     void lanes(
-        const Part& part, const Element* const (&x)[ENTRIES], const Element* dh, Offset first, Offset end, Element* to) {
-        Vector sums[ENTRIES];
+        const Part& part, const Element* const (&x)[M], const Element* dh, Offset first, Offset end, Element* to) {
+        Vector sums[M];
 #pragma GCC unroll 16
-        for (int r = 0; r < ENTRIES; ++r) sums[r] = load(to + r * width_);
+        for (int r = 0; r < M; ++r) sums[r] = load(to + r * width_);
         for (; first < end; ++first, dh += LANES) {
             const Vector value = load(dh);
 #pragma GCC unroll 16
-            for (int r = 0; r < ENTRIES; ++r) sums[r] += load(x[r] + part.registers[first]) * value;
+            for (int r = 0; r < M; ++r) sums[r] += load(x[r] + part.registers[first]) * value;
         }
 #pragma GCC unroll 16
-        for (int r = 0; r < ENTRIES; ++r) store(to + r * width_, sums[r]);
+        for (int r = 0; r < M; ++r) store(to + r * width_, sums[r]);
     }
 
     // to[r] += sum over the lanes p of the registers of x[r][p] turned[p]
-    template <int N>
+    template <int N, int M>
     void products(
-        const Part& part, const Element* const (&x)[ENTRIES], const Element* turned, Offset first, Offset end,
+        const Part& part, const Element* const (&x)[M], const Element* turned, Offset first, Offset end,
         Element* to) {
-        Vector sums[ENTRIES][N], values[N];
+        Vector sums[M][N], values[N];
 #pragma GCC unroll 16
-        for (int r = 0; r < ENTRIES; ++r) load_all(to + r * width_, sums[r]);
+        for (int r = 0; r < M; ++r) load_all(to + r * width_, sums[r]);
         for (; first < end; ++first) {
-            const Element* line[ENTRIES];
-            for (int r = 0; r < ENTRIES; ++r) line[r] = x[r] + part.registers[first];
+            const Element* line[M];
+            for (int r = 0; r < M; ++r) line[r] = x[r] + part.registers[first];
             for (Offset p = 0; p < LANES; ++p, turned += width_) {
                 load_all(turned, values);
 #pragma GCC unroll 16
-                for (int r = 0; r < ENTRIES; ++r)
+                for (int r = 0; r < M; ++r)
 #pragma GCC unroll 16
                     for (int n = 0; n < N; ++n) sums[r][n] += line[r][p] * values[n];
             }
         }
 #pragma GCC unroll 16
-        for (int r = 0; r < ENTRIES; ++r)
+        for (int r = 0; r < M; ++r)
             for (int n = 0; n < N; ++n) store(to + r * width_ + n * LANES, sums[r][n]);
     }
 
