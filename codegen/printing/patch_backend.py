@@ -7,13 +7,14 @@ from typing import Any
 
 from codegen.catalogue import has_companions, patch_maps
 from codegen.plans.patch_maps import PatchMap
+from codegen.printing.far_positions import far_positions
 from codegen.printing.naming import Family
 from codegen.printing.patch_headings import HELPER_NAMES, patch_headings
 from codegen.printing.patch_lines import Call, PatchLines, helpers
 from codegen.printing.places import shared_runtime
 
 SHARED = ("patch_places.py", "patch_operators.py")
-_PLACES = ("LEFTOVER", "number", "room", "smallest_sum")
+_PLACES = ("LEFTOVER", "far_scale", "number", "room", "smallest_sum")
 
 
 def maps_with_kernels(families: Sequence[Family]) -> tuple[PatchMap, ...]:
@@ -44,6 +45,7 @@ def common_context(chosen: PatchMap, target: str, launch: Call) -> tuple[dict[st
         "places": sorted({"as_geometry", "as_numbers", "takes", *_used(text)}),
         "uses_math": "math." in "\n".join(text),
         "operator": _operator(chosen, headings, f"{target}_{chosen.module}"),
+        "again_far": far_positions(chosen).gradient("g", lines.sums),
     }
     return context, lines
 
@@ -72,6 +74,7 @@ def _operator(chosen: PatchMap, headings: dict[str, Any], name: str) -> dict[str
         ],
         "gradient_types": f"tuple[{types}]",
         "others": f"{', '.join(results[1:])}{',' * (len(results) == 2)}",
+        "weight": results[1],
         "results": ", ".join([results[0], *(f"{r}.to({given[0]}.dtype)" for r in results[1:])]),
         "forward_call": ", ".join([*given, kappa, "as_numbers(geometry)", "recompute"]),
         "backward_call": ", ".join([*read, product, f"ctx.{kappa}", "as_numbers(ctx.geometry)", "wanted"]),

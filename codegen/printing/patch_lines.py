@@ -19,7 +19,11 @@ from codegen.schedule.patch_steps import ByTorch, Positions, steps, with_scale
 
 Call = Callable[[Positions, str], list[str]]  # (kernel, its name) -> the lines that launch it
 _WIDTH = 95
-_SETTINGS = {"floor": "smallest_sum({0})", "patch_entries": "{0}.shape[2] * math.prod(geometry.kernel)"}
+_SETTINGS = {
+    "floor": "smallest_sum({0})",
+    "patch_entries": "{0}.shape[2] * math.prod(geometry.kernel)",
+    "near": "far_scale({1}, {0})",
+}
 
 
 @dataclass
@@ -34,6 +38,12 @@ class PatchLines:
     launch: Call
     kernels: dict[str, Positions] = field(default_factory=dict)
     rounded: set[str] = field(default_factory=set)
+
+    @property
+    def sums(self) -> list[str]:
+        """The names of numbers a position, the scale apart, that sums over samples read: the means of patches."""
+        found = {v.name for step in self.kernels.values() for v in step.outputs if v.name not in step.wide}
+        return sorted(found & self.rounded - {self.plan.scale_name})
 
     def forward(self, kept: bool) -> list[str]:
         """Return the lines that compute the output, the scale and, with ``kept``, the product."""
@@ -56,9 +66,9 @@ class PatchLines:
         self.rounded |= {self.plan.scale_name} | {v.name for step in kernels for v in step.outputs} - read
         for step in found:
             lines += self._by_torch(step, program, guards) if isinstance(step, ByTorch) else self._kernel(step)
-        text, source = "\n".join(lines), self.plan.input_names[0]
+        text, settings = "\n".join(lines), (self.plan.input_names[0], self.plan.kappa)
         used = [name for name in _SETTINGS if re.search(rf"\b{name}\b", text)]
-        return [*(f"{name} = {_SETTINGS[name].format(source)}" for name in used), *lines]
+        return [*(f"{name} = {_SETTINGS[name].format(*settings)}" for name in used), *lines]
 
     def _by_torch(self, step: ByTorch, program: Program, guards: dict[str, str]) -> list[str]:
         """Return lines of torch; lines that only an optional result needs are in a branch of their own."""

@@ -182,7 +182,11 @@ class PatchPrinter:
             same = len(operands) == 2 and instruction.operands[0] == instruction.operands[1]
             if same:
                 return f"{self._squares}({operands[0]})"
-            return f"over_channels({operands[0]})" if len(operands) == 1 else f"inner({', '.join(operands)})"
+            if len(operands) == 1:
+                return f"over_channels({operands[0]})"
+            if self._source in operands:  # as it is given: products with it may leave the range
+                operands = [f"wide({name})" for name in operands if name != self._source] + [self._source]
+            return f"inner({', '.join(operands)})"
         written = [self._entry_in(Value("t", tuple(first)))(o) for o in instruction.operands]
         if BATCH in first:
             return f"over_samples({' * '.join(written)})"

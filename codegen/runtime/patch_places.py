@@ -7,6 +7,7 @@ only have memory.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .patches import Geometry
+from .rows import FAR
 
 LEFTOVER = torch.finfo(torch.float64).eps ** 0.75  # the largest rounding error of a difference, relative to the minuend
 _TYPES = (torch.bfloat16, torch.float32, torch.float64)
@@ -69,6 +71,22 @@ def _in_one_step(t: Tensor) -> bool:
 def smallest_sum(x: Tensor) -> float:
     """Return the sum of squares below which a patch counts as zero: its root would not be normal."""
     return float(torch.finfo(torch.promote_types(x.dtype, torch.float32)).tiny ** 2)
+
+
+def far_scale(kappa: float, x: Tensor) -> float:
+    """Return the scale, a power of two, below which a position is far: sums of its products may leave the range.
+
+    Of float64 squares leave the range before, so that there none is.
+    """
+    return 0.0 if x.dtype == torch.float64 else 2.0 ** round(math.log2(kappa) / 2) / FAR
+
+
+def spaced(t: Tensor) -> tuple[int, ...]:
+    """Return how far images, groups, channels, and neighbours along three axes of space lie apart.
+
+    Of a tensor without images, as of parameters, these are groups, channels of the output and of the input.
+    """
+    return *t.stride()[:3], *three(t.stride()[3:], 0)
 
 
 def three(lengths: Sequence[int], other: int = 1) -> tuple[int, int, int]:

@@ -30,6 +30,7 @@ from ...runtime.patch_operators import PatchPasses
 from ...runtime.patch_places import (
     as_geometry,
     as_numbers,
+    far_scale,
     number,
     room,
     smallest_sum,
@@ -46,7 +47,7 @@ from ...runtime.patches import (
 )
 from ..torch import patch_affine_like_transposed as plain
 from .runtime.launch import Source
-from .runtime.patches import walk
+from .runtime.patches import again_if_far, walk
 
 KERNELS = Source(Path(__file__).with_suffix(".cu"))
 
@@ -58,6 +59,7 @@ def forward(
     geometry = as_geometry(numbers)
     if recompute:
         floor = smallest_sum(x)
+        near = far_scale(kappa, x)
         xW = scatter(x, W, geometry, reach(x.shape[3:], geometry))
         xx = number(x, torch.float64)
         walk(KERNELS, "patch_affine_like_transposed_xx", x, [x], [xx], [], geometry, floor)
@@ -65,9 +67,13 @@ def forward(
         z = room(xW)
         # grouped-transposed-convolution/affine-like/define-f
         # grouped-transposed-convolution/affine-like/forward
-        walk(KERNELS, "patch_affine_like_transposed_f_z", xW, [b, xW, z], [f], [xx], geometry, kappa)
+        walk(
+            KERNELS, "patch_affine_like_transposed_f_z", xW, [b, xW, z], [f], [xx], geometry, kappa, near,
+            seen=(x, W.transpose(1, 2))
+        )
         return z, f, x.new_empty(0)
     floor = smallest_sum(x)
+    near = far_scale(kappa, x)
     xW = scatter(x, W, geometry, reach(x.shape[3:], geometry))
     xx = number(x, torch.float64)
     walk(KERNELS, "patch_affine_like_transposed_xx", x, [x], [xx], [], geometry, floor)
@@ -76,7 +82,10 @@ def forward(
     z = room(xW)
     # grouped-transposed-convolution/affine-like/define-f
     # grouped-transposed-convolution/affine-like/forward
-    walk(KERNELS, "patch_affine_like_transposed_f_h_z", xW, [b, xW, h, z], [f], [xx], geometry, kappa)
+    walk(
+        KERNELS, "patch_affine_like_transposed_f_h_z", xW, [b, xW, h, z], [f], [xx], geometry, kappa,
+        near, seen=(x, W.transpose(1, 2))
+    )
     return z, f, h
 
 
@@ -94,11 +103,16 @@ def backward(
     """Return the gradients with respect to ``x``, ``W`` and ``b``; the others are empty if not wanted."""
     geometry = as_geometry(numbers)
     dW, db = (x.new_empty(0) for _ in wanted[1:])
+    any_far = x.new_zeros(1, dtype=torch.int32)
     if h is None:
+        near = far_scale(kappa, x)
         xW = scatter(x, W, geometry, g.shape[3:])
         dh = room(g)
         dE = number(g, torch.float64)
-        walk(KERNELS, "patch_affine_like_transposed_dh_dE", g, [g, b, xW, dh], [f, dE], [], geometry, kappa)
+        walk(
+            KERNELS, "patch_affine_like_transposed_dh_dE", g, [g, b, xW, dh], [f, dE], [], geometry, kappa,
+            near, seen=(x, W.transpose(1, 2)), any_far=any_far
+        )
         if wanted[2]:
             db = over_samples(dh)  # grouped-transposed-convolution/affine-like/backward-db
         dh_W = gather(dh, W, geometry, size=x.shape[3:])
@@ -108,9 +122,13 @@ def backward(
         # grouped-transposed-convolution/affine-like/backward-dx
         walk(KERNELS, "patch_affine_like_transposed_dx", x, [x, dh_W, dx], [], [dE], geometry)
     else:
+        near = far_scale(kappa, x)
         dh = room(g)
         dE = number(g, torch.float64)
-        walk(KERNELS, "patch_affine_like_transposed_kept_dh_dE", g, [g, h, dh], [f, dE], [], geometry, kappa)
+        walk(
+            KERNELS, "patch_affine_like_transposed_kept_dh_dE", g, [g, h, dh], [f, dE], [], geometry,
+            kappa, near, any_far=any_far
+        )
         if wanted[2]:
             db = over_samples(dh)  # grouped-transposed-convolution/affine-like/backward-db
         dh_W = gather(dh, W, geometry, size=x.shape[3:])
@@ -119,6 +137,9 @@ def backward(
         dx = room(x)
         # grouped-transposed-convolution/affine-like/backward-dx
         walk(KERNELS, "patch_affine_like_transposed_dx", x, [x, dh_W, dx], [], [dE], geometry)
+    if wanted[1]:
+        dW = dW.to(x.dtype)
+        again_if_far(KERNELS, "patch_affine_like_transposed_weights_again", any_far, dW, g, f, x, None, geometry, True)
     return dx, dW.to(x.dtype), db.to(x.dtype)
 
 

@@ -29,6 +29,7 @@ from ...runtime.patch_operators import PatchPasses
 from ...runtime.patch_places import (
     as_geometry,
     as_numbers,
+    far_scale,
     number,
     room,
     smallest_sum,
@@ -44,7 +45,7 @@ from ...runtime.patches import (
 )
 from ..torch import patch_norm_like as plain
 from .runtime.launch import Source
-from .runtime.patches import walk
+from .runtime.patches import again_if_far, walk
 
 KERNELS = Source(Path(__file__).with_suffix(".cu"))
 
@@ -56,6 +57,7 @@ def forward(
     geometry = as_geometry(numbers)
     if recompute:
         floor = smallest_sum(x)
+        near = far_scale(kappa, x)
         h = gather(x, W, geometry)
         xx = number(x, torch.float64)
         walk(KERNELS, "patch_norm_like_xx", x, [x], [xx], [], geometry, floor)
@@ -63,9 +65,10 @@ def forward(
         z = room(h)
         # grouped-convolution/norm-like/define-f
         # grouped-convolution/norm-like/forward
-        walk(KERNELS, "patch_norm_like_f_z", h, [b, h, z], [f], [xx], geometry, kappa)
+        walk(KERNELS, "patch_norm_like_f_z", h, [b, h, z], [f], [xx], geometry, kappa, near, seen=(x, W))
         return z, f, x.new_empty(0)
     floor = smallest_sum(x)
+    near = far_scale(kappa, x)
     h = gather(x, W, geometry)
     xx = number(x, torch.float64)
     walk(KERNELS, "patch_norm_like_xx", x, [x], [xx], [], geometry, floor)
@@ -73,7 +76,7 @@ def forward(
     z = room(h)
     # grouped-convolution/norm-like/define-f
     # grouped-convolution/norm-like/forward
-    walk(KERNELS, "patch_norm_like_f_z", h, [b, h, z], [f], [xx], geometry, kappa)
+    walk(KERNELS, "patch_norm_like_f_z", h, [b, h, z], [f], [xx], geometry, kappa, near, seen=(x, W))
     return z, f, h
 
 
@@ -90,13 +93,18 @@ def backward(
     """Return the gradients with respect to ``x``, ``W`` and ``b``; the others are empty if not wanted."""
     geometry = as_geometry(numbers)
     dW, db = (x.new_empty(0) for _ in wanted[1:])
+    any_far = x.new_zeros(1, dtype=torch.int32)
     if h is None:
+        near = far_scale(kappa, x)
         h = gather(x, W, geometry)
         if wanted[2]:
             db = over_samples(g)  # grouped-convolution/norm-like/backward-db
         dh = room(g)
         dE = number(g, torch.float64)
-        walk(KERNELS, "patch_norm_like_dh_dE", g, [g, h, dh], [f, dE], [], geometry, kappa)
+        walk(
+            KERNELS, "patch_norm_like_dh_dE", g, [g, h, dh], [f, dE], [], geometry, kappa, near, seen=(x,
+            W), any_far=any_far
+        )
         dh_W = scatter(dh, W, geometry, x.shape[3:])
         if wanted[1]:
             dW = kernel_gradient(dh, x, geometry)  # grouped-convolution/norm-like/backward-dW
@@ -104,17 +112,24 @@ def backward(
         # grouped-convolution/norm-like/backward-dx
         walk(KERNELS, "patch_norm_like_dx", x, [x, dh_W, dx], [], [dE], geometry)
     else:
+        near = far_scale(kappa, x)
         if wanted[2]:
             db = over_samples(g)  # grouped-convolution/norm-like/backward-db
         dh = room(g)
         dE = number(g, torch.float64)
-        walk(KERNELS, "patch_norm_like_dh_dE", g, [g, h, dh], [f, dE], [], geometry, kappa)
+        walk(
+            KERNELS, "patch_norm_like_dh_dE", g, [g, h, dh], [f, dE], [], geometry, kappa, near, seen=(x,
+            W), any_far=any_far
+        )
         dh_W = scatter(dh, W, geometry, x.shape[3:])
         if wanted[1]:
             dW = kernel_gradient(dh, x, geometry)  # grouped-convolution/norm-like/backward-dW
         dx = room(x)
         # grouped-convolution/norm-like/backward-dx
         walk(KERNELS, "patch_norm_like_dx", x, [x, dh_W, dx], [], [dE], geometry)
+    if wanted[1]:
+        dW = dW.to(x.dtype)
+        again_if_far(KERNELS, "patch_norm_like_weights_again", any_far, dW, g, f, x, None, geometry, False)
     return dx, dW.to(x.dtype), db.to(x.dtype)
 
 

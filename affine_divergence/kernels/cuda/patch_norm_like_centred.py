@@ -35,6 +35,7 @@ from ...runtime.patch_places import (
     LEFTOVER,
     as_geometry,
     as_numbers,
+    far_scale,
     number,
     room,
     smallest_sum,
@@ -51,7 +52,7 @@ from ...runtime.patches import (
 )
 from ..torch import patch_norm_like_centred as plain
 from .runtime.launch import Source
-from .runtime.patches import walk
+from .runtime.patches import again_if_far, walk
 
 KERNELS = Source(Path(__file__).with_suffix(".cu"))
 
@@ -64,6 +65,7 @@ def forward(
     if recompute:
         floor = smallest_sum(x)
         patch_entries = x.shape[2] * math.prod(geometry.kernel)
+        near = far_scale(kappa, x)
         W_sum = over_kernel(W)
         xW = gather(x, W, geometry)
         x_sum = number(x, torch.float64)
@@ -75,11 +77,12 @@ def forward(
         # centred-convolution/norm-like/forward
         walk(
             KERNELS, "patch_norm_like_centred_f_z", xW, [b, W_sum, xW, z], [f], [x_sum, xx], geometry,
-            kappa, LEFTOVER, patch_entries
+            kappa, LEFTOVER, patch_entries, near, seen=(x, W)
         )
         return z, f, x.new_empty(0)
     floor = smallest_sum(x)
     patch_entries = x.shape[2] * math.prod(geometry.kernel)
+    near = far_scale(kappa, x)
     W_sum = over_kernel(W)
     xW = gather(x, W, geometry)
     x_sum = number(x, torch.float64)
@@ -92,7 +95,7 @@ def forward(
     # centred-convolution/norm-like/forward
     walk(
         KERNELS, "patch_norm_like_centred_f_h_z", xW, [b, W_sum, xW, h, z], [f], [x_sum, xx], geometry,
-        kappa, LEFTOVER, patch_entries
+        kappa, LEFTOVER, patch_entries, near, seen=(x, W)
     )
     return z, f, h
 
@@ -110,8 +113,10 @@ def backward(
     """Return the gradients with respect to ``x``, ``W`` and ``b``; the others are empty if not wanted."""
     geometry = as_geometry(numbers)
     dW, db = (x.new_empty(0) for _ in wanted[1:])
+    any_far = x.new_zeros(1, dtype=torch.int32)
     if h is None:
         patch_entries = x.shape[2] * math.prod(geometry.kernel)
+        near = far_scale(kappa, x)
         W_sum = over_kernel(W)
         xW = gather(x, W, geometry)
         if wanted[2]:
@@ -125,7 +130,7 @@ def backward(
         # centred-convolution/norm-like/define-m
         walk(
             KERNELS, "patch_norm_like_centred_m_dh_dE_dx_sum_sum", g, [g, W_sum, xW, dh], [f, m, dE,
-            dx_sum_sum], [x_sum], geometry, kappa, patch_entries
+            dx_sum_sum], [x_sum], geometry, kappa, patch_entries, near, seen=(x, W), any_far=any_far
         )
         if wanted[1]:
             dh_m = over_samples(dh * m)
@@ -139,6 +144,7 @@ def backward(
         walk(KERNELS, "patch_norm_like_centred_dx", x, [x, dh_W, dx], [], [dE, dx_sum_sum], geometry)
     else:
         patch_entries = x.shape[2] * math.prod(geometry.kernel)
+        near = far_scale(kappa, x)
         W_sum = over_kernel(W)
         if wanted[2]:
             db = over_samples(g)  # centred-convolution/norm-like/backward-db
@@ -151,7 +157,7 @@ def backward(
         # centred-convolution/norm-like/define-m
         walk(
             KERNELS, "patch_norm_like_centred_kept_m_dh_dE_dx_sum_sum", g, [g, h, W_sum, dh], [f, m, dE,
-            dx_sum_sum], [x_sum], geometry, kappa, patch_entries
+            dx_sum_sum], [x_sum], geometry, kappa, patch_entries, near, any_far=any_far
         )
         if wanted[1]:
             dh_m = over_samples(dh * m)
@@ -163,6 +169,9 @@ def backward(
         dx = room(x)
         # centred-convolution/norm-like/backward-dx
         walk(KERNELS, "patch_norm_like_centred_dx", x, [x, dh_W, dx], [], [dE, dx_sum_sum], geometry)
+    if wanted[1]:
+        dW = dW.to(x.dtype)
+        again_if_far(KERNELS, "patch_norm_like_centred_weights_again", any_far, dW, g, f, x, m, geometry, False)
     return dx, dW.to(x.dtype), db.to(x.dtype)
 
 

@@ -30,6 +30,7 @@ from ...runtime.patch_operators import PatchPasses
 from ...runtime.patch_places import (
     as_geometry,
     as_numbers,
+    far_scale,
     number,
     room,
     smallest_sum,
@@ -45,7 +46,7 @@ from ...runtime.patches import (
 )
 from ..torch import patch_norm_like_transposed_without_bias as plain
 from .runtime.launch import Source
-from .runtime.patches import walk
+from .runtime.patches import again_if_far, walk
 
 KERNELS = Source(Path(__file__).with_suffix(".cu"))
 
@@ -57,6 +58,7 @@ def forward(
     geometry = as_geometry(numbers)
     if recompute:
         floor = smallest_sum(x)
+        near = far_scale(kappa, x)
         h = scatter(x, W, geometry, reach(x.shape[3:], geometry))
         xx = number(x, torch.float64)
         walk(KERNELS, "patch_norm_like_transposed_without_bias_xx", x, [x], [xx], [], geometry, floor)
@@ -64,9 +66,13 @@ def forward(
         z = room(h)
         # grouped-transposed-convolution-without-bias/norm-like/define-f
         # grouped-transposed-convolution-without-bias/norm-like/forward
-        walk(KERNELS, "patch_norm_like_transposed_without_bias_f_z", h, [h, z], [f], [xx], geometry, kappa)
+        walk(
+            KERNELS, "patch_norm_like_transposed_without_bias_f_z", h, [h, z], [f], [xx], geometry, kappa,
+            near, seen=(x, W.transpose(1, 2))
+        )
         return z, f, x.new_empty(0)
     floor = smallest_sum(x)
+    near = far_scale(kappa, x)
     h = scatter(x, W, geometry, reach(x.shape[3:], geometry))
     xx = number(x, torch.float64)
     walk(KERNELS, "patch_norm_like_transposed_without_bias_xx", x, [x], [xx], [], geometry, floor)
@@ -74,7 +80,10 @@ def forward(
     z = room(h)
     # grouped-transposed-convolution-without-bias/norm-like/define-f
     # grouped-transposed-convolution-without-bias/norm-like/forward
-    walk(KERNELS, "patch_norm_like_transposed_without_bias_f_z", h, [h, z], [f], [xx], geometry, kappa)
+    walk(
+        KERNELS, "patch_norm_like_transposed_without_bias_f_z", h, [h, z], [f], [xx], geometry, kappa,
+        near, seen=(x, W.transpose(1, 2))
+    )
     return z, f, h
 
 
@@ -91,13 +100,15 @@ def backward(
     """Return the gradients with respect to ``x`` and ``W``; the others are empty if not wanted."""
     geometry = as_geometry(numbers)
     dW, = (x.new_empty(0) for _ in wanted[1:])
+    any_far = x.new_zeros(1, dtype=torch.int32)
     if h is None:
+        near = far_scale(kappa, x)
         h = scatter(x, W, geometry, g.shape[3:])
         dh = room(g)
         dE = number(g, torch.float64)
         walk(
             KERNELS, "patch_norm_like_transposed_without_bias_dh_dE", g, [g, h, dh], [f, dE], [], geometry,
-            kappa
+            kappa, near, seen=(x, W.transpose(1, 2)), any_far=any_far
         )
         dh_W = gather(dh, W, geometry, size=x.shape[3:])
         if wanted[1]:
@@ -107,11 +118,12 @@ def backward(
         # grouped-transposed-convolution-without-bias/norm-like/backward-dx
         walk(KERNELS, "patch_norm_like_transposed_without_bias_dx", x, [x, dh_W, dx], [], [dE], geometry)
     else:
+        near = far_scale(kappa, x)
         dh = room(g)
         dE = number(g, torch.float64)
         walk(
             KERNELS, "patch_norm_like_transposed_without_bias_dh_dE", g, [g, h, dh], [f, dE], [], geometry,
-            kappa
+            kappa, near, seen=(x, W.transpose(1, 2)), any_far=any_far
         )
         dh_W = gather(dh, W, geometry, size=x.shape[3:])
         if wanted[1]:
@@ -120,6 +132,9 @@ def backward(
         dx = room(x)
         # grouped-transposed-convolution-without-bias/norm-like/backward-dx
         walk(KERNELS, "patch_norm_like_transposed_without_bias_dx", x, [x, dh_W, dx], [], [dE], geometry)
+    if wanted[1]:
+        dW = dW.to(x.dtype)
+        again_if_far(KERNELS, "patch_norm_like_transposed_without_bias_weights_again", any_far, dW, g, f, x, None, geometry, True)
     return dx, dW.to(x.dtype)
 
 

@@ -29,6 +29,7 @@ from ...runtime.patch_operators import PatchPasses
 from ...runtime.patch_places import (
     as_geometry,
     as_numbers,
+    far_scale,
     number,
     room,
     smallest_sum,
@@ -37,7 +38,7 @@ from ...runtime.patch_places import (
 from ...runtime.patches import Geometry, gather, kernel_gradient, rounded_type, scatter
 from ..torch import patch_norm_like_without_bias as plain
 from .runtime.launch import Source
-from .runtime.patches import walk
+from .runtime.patches import again_if_far, walk
 
 KERNELS = Source(Path(__file__).with_suffix(".cu"))
 
@@ -49,6 +50,7 @@ def forward(
     geometry = as_geometry(numbers)
     if recompute:
         floor = smallest_sum(x)
+        near = far_scale(kappa, x)
         h = gather(x, W, geometry)
         xx = number(x, torch.float64)
         walk(KERNELS, "patch_norm_like_without_bias_xx", x, [x], [xx], [], geometry, floor)
@@ -56,9 +58,13 @@ def forward(
         z = room(h)
         # grouped-convolution-without-bias/norm-like/define-f
         # grouped-convolution-without-bias/norm-like/forward
-        walk(KERNELS, "patch_norm_like_without_bias_f_z", h, [h, z], [f], [xx], geometry, kappa)
+        walk(
+            KERNELS, "patch_norm_like_without_bias_f_z", h, [h, z], [f], [xx], geometry, kappa, near,
+            seen=(x, W)
+        )
         return z, f, x.new_empty(0)
     floor = smallest_sum(x)
+    near = far_scale(kappa, x)
     h = gather(x, W, geometry)
     xx = number(x, torch.float64)
     walk(KERNELS, "patch_norm_like_without_bias_xx", x, [x], [xx], [], geometry, floor)
@@ -66,7 +72,10 @@ def forward(
     z = room(h)
     # grouped-convolution-without-bias/norm-like/define-f
     # grouped-convolution-without-bias/norm-like/forward
-    walk(KERNELS, "patch_norm_like_without_bias_f_z", h, [h, z], [f], [xx], geometry, kappa)
+    walk(
+        KERNELS, "patch_norm_like_without_bias_f_z", h, [h, z], [f], [xx], geometry, kappa, near,
+        seen=(x, W)
+    )
     return z, f, h
 
 
@@ -83,11 +92,16 @@ def backward(
     """Return the gradients with respect to ``x`` and ``W``; the others are empty if not wanted."""
     geometry = as_geometry(numbers)
     dW, = (x.new_empty(0) for _ in wanted[1:])
+    any_far = x.new_zeros(1, dtype=torch.int32)
     if h is None:
+        near = far_scale(kappa, x)
         h = gather(x, W, geometry)
         dh = room(g)
         dE = number(g, torch.float64)
-        walk(KERNELS, "patch_norm_like_without_bias_dh_dE", g, [g, h, dh], [f, dE], [], geometry, kappa)
+        walk(
+            KERNELS, "patch_norm_like_without_bias_dh_dE", g, [g, h, dh], [f, dE], [], geometry, kappa,
+            near, seen=(x, W), any_far=any_far
+        )
         dh_W = scatter(dh, W, geometry, x.shape[3:])
         if wanted[1]:
             dW = kernel_gradient(dh, x, geometry)  # grouped-convolution-without-bias/norm-like/backward-dW
@@ -95,15 +109,22 @@ def backward(
         # grouped-convolution-without-bias/norm-like/backward-dx
         walk(KERNELS, "patch_norm_like_without_bias_dx", x, [x, dh_W, dx], [], [dE], geometry)
     else:
+        near = far_scale(kappa, x)
         dh = room(g)
         dE = number(g, torch.float64)
-        walk(KERNELS, "patch_norm_like_without_bias_dh_dE", g, [g, h, dh], [f, dE], [], geometry, kappa)
+        walk(
+            KERNELS, "patch_norm_like_without_bias_dh_dE", g, [g, h, dh], [f, dE], [], geometry, kappa,
+            near, seen=(x, W), any_far=any_far
+        )
         dh_W = scatter(dh, W, geometry, x.shape[3:])
         if wanted[1]:
             dW = kernel_gradient(dh, x, geometry)  # grouped-convolution-without-bias/norm-like/backward-dW
         dx = room(x)
         # grouped-convolution-without-bias/norm-like/backward-dx
         walk(KERNELS, "patch_norm_like_without_bias_dx", x, [x, dh_W, dx], [], [dE], geometry)
+    if wanted[1]:
+        dW = dW.to(x.dtype)
+        again_if_far(KERNELS, "patch_norm_like_without_bias_weights_again", any_far, dW, g, f, x, None, geometry, False)
     return dx, dW.to(x.dtype)
 
 

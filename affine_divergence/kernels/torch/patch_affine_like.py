@@ -193,7 +193,7 @@ class PatchAffineLike(PatchAffineLikeReverse):
         f_u = top * wide(f)
         xW_u = gather(u.to(x.dtype), W, geometry)
         h_u = xW_u + b / top
-        x_t_x = inner(x_t, x)
+        x_t_x = inner(wide(x_t), x)
         xx_t = 2 * x_t_x
         E_t = box(xx_t, geometry)
         f_t = -E_t * wide(f)**3 / (2 * kappa)

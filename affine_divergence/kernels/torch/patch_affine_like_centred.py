@@ -258,7 +258,7 @@ class PatchAffineLikeCentred(PatchAffineLikeCentredReverse):
         x_sum_t = over_channels(x_t)
         x_sum_sum_t = box(x_sum_t, geometry)
         m_t = x_sum_sum_t / (x.shape[2] * math.prod(geometry.kernel))
-        x_t_x = inner(x_t, x)
+        x_t_x = inner(wide(x_t), x)
         xx_t = 2 * x_t_x
         xx_sum_t = box(xx_t, geometry)
         E_t = xx_sum_t - 2 * x.shape[2] * math.prod(geometry.kernel) * m * m_t

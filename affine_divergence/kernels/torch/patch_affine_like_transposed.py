@@ -197,7 +197,7 @@ class PatchAffineLikeTransposed(PatchAffineLikeTransposedReverse):
         f_u = top * wide(f)
         xW_u = scatter(u.to(x.dtype), W, geometry, f.shape[3:])
         h_u = xW_u + b / top
-        x_t_x = inner(x_t, x)
+        x_t_x = inner(wide(x_t), x)
         xx_t = 2 * x_t_x
         E_t = spread(xx_t, geometry, f.shape[3:])
         f_t = -E_t * wide(f)**3 / (2 * kappa)

@@ -192,7 +192,7 @@ class PatchNormLike(PatchNormLikeReverse):
         u = x / top
         f_u = top * wide(f)
         h_u = gather(u.to(x.dtype), W, geometry)
-        x_t_x = inner(x_t, x)
+        x_t_x = inner(wide(x_t), x)
         xx_t = 2 * x_t_x
         E_t = box(xx_t, geometry)
         f_t = -E_t * wide(f)**3 / (2 * (kappa - 1))

@@ -197,7 +197,7 @@ class PatchNormLikeTransposed(PatchNormLikeTransposedReverse):
         u = x / top
         f_u = top * wide(f)
         h_u = scatter(u.to(x.dtype), W, geometry, f.shape[3:])
-        x_t_x = inner(x_t, x)
+        x_t_x = inner(wide(x_t), x)
         xx_t = 2 * x_t_x
         E_t = spread(xx_t, geometry, f.shape[3:])
         f_t = -E_t * wide(f)**3 / (2 * (kappa - 1))

@@ -34,6 +34,7 @@ from ...runtime.patch_operators import PatchPasses
 from ...runtime.patch_places import (
     as_geometry,
     as_numbers,
+    far_scale,
     number,
     room,
     smallest_sum,
@@ -49,6 +50,7 @@ from ...runtime.patches import (
     scatter,
 )
 from ..torch import patch_affine_like_transposed as plain
+from .runtime.far_patches import again_if_far, convolve_far, from_unit, in_unit, is_far
 from .runtime.patches import box_sum, entries, numbers, put, spread_sum, walk
 
 
@@ -83,8 +85,8 @@ def xx_kernel(
 def f_z_kernel(
     count, groups, L, M, N, channels, length_1, length_2, length_3, stride_1, stride_2, stride_3, padding_1, padding_2,
     padding_3, dilation_1, dilation_2, dilation_3, b_ptr, b_s, b_g, b_c, b_p, xW_ptr, xW_s, xW_g, xW_c, xW_p, f_ptr,
-    f_s, f_g, f_c, f_p, z_ptr, z_s, z_g, z_c, z_p, xx_ptr, sqrt_kappa: tl.constexpr, KD: tl.constexpr, KH: tl.constexpr,
-    KW: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
+    f_s, f_g, f_c, f_p, z_ptr, z_s, z_g, z_c, z_p, xx_ptr, seen, filters, inner, near: tl.constexpr, sqrt_kappa:
+    tl.constexpr, KD: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
 ):
     """Store f, z at each position."""
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
@@ -95,10 +97,17 @@ def f_z_kernel(
     # grouped-transposed-convolution/affine-like/define-E
     E = spread_sum(
         xx_ptr, block, place // (M * N), place // N % M, place % N, inside,
-        length_1, length_2, length_3, stride_1, stride_2, stride_3, padding_1, padding_2, padding_3, dilation_1,
-        dilation_2, dilation_3, KD, KH, KW
+        (length_1, length_2, length_3, stride_1, stride_2, stride_3, padding_1, padding_2, padding_3, dilation_1,
+         dilation_2, dilation_3), KD, KH, KW
     )
     f = sqrt_kappa / tl.sqrt(E + 1)  # grouped-transposed-convolution/affine-like/define-f
+    far = is_far(f, f_ptr, near)
+    convolve_far(
+        xW_ptr, far, (image, group, place, place // (M * N), place // N % M, place % N),
+        (xW_s, xW_g, xW_c, xW_p), channels, seen, filters, inner,
+        (length_1, length_2, length_3, stride_1, stride_2, stride_3, padding_1, padding_2, padding_3, dilation_1,
+         dilation_2, dilation_3), KD, KH, KW, True
+    )
     for start in range(0, channels, COLUMNS):
         columns = start + tl.arange(0, COLUMNS)
         b = entries(
@@ -109,6 +118,7 @@ def f_z_kernel(
             xW_ptr, image, group, place, columns,
             xW_s, xW_g, xW_c, xW_p, inside, channels
         )
+        xW = from_unit(xW, far)
         h = b + xW
         z = f[:, None] * h  # grouped-transposed-convolution/affine-like/forward
         put(
@@ -124,8 +134,9 @@ def f_z_kernel(
 def f_h_z_kernel(
     count, groups, L, M, N, channels, length_1, length_2, length_3, stride_1, stride_2, stride_3, padding_1, padding_2,
     padding_3, dilation_1, dilation_2, dilation_3, b_ptr, b_s, b_g, b_c, b_p, xW_ptr, xW_s, xW_g, xW_c, xW_p, f_ptr,
-    f_s, f_g, f_c, f_p, h_ptr, h_s, h_g, h_c, h_p, z_ptr, z_s, z_g, z_c, z_p, xx_ptr, sqrt_kappa: tl.constexpr, KD:
-    tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
+    f_s, f_g, f_c, f_p, h_ptr, h_s, h_g, h_c, h_p, z_ptr, z_s, z_g, z_c, z_p, xx_ptr, seen, filters, inner, near:
+    tl.constexpr, sqrt_kappa: tl.constexpr, KD: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr
 ):
     """Store f, h, z at each position."""
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
@@ -136,10 +147,17 @@ def f_h_z_kernel(
     # grouped-transposed-convolution/affine-like/define-E
     E = spread_sum(
         xx_ptr, block, place // (M * N), place // N % M, place % N, inside,
-        length_1, length_2, length_3, stride_1, stride_2, stride_3, padding_1, padding_2, padding_3, dilation_1,
-        dilation_2, dilation_3, KD, KH, KW
+        (length_1, length_2, length_3, stride_1, stride_2, stride_3, padding_1, padding_2, padding_3, dilation_1,
+         dilation_2, dilation_3), KD, KH, KW
     )
     f = sqrt_kappa / tl.sqrt(E + 1)  # grouped-transposed-convolution/affine-like/define-f
+    far = is_far(f, f_ptr, near)
+    convolve_far(
+        xW_ptr, far, (image, group, place, place // (M * N), place // N % M, place % N),
+        (xW_s, xW_g, xW_c, xW_p), channels, seen, filters, inner,
+        (length_1, length_2, length_3, stride_1, stride_2, stride_3, padding_1, padding_2, padding_3, dilation_1,
+         dilation_2, dilation_3), KD, KH, KW, True
+    )
     for start in range(0, channels, COLUMNS):
         columns = start + tl.arange(0, COLUMNS)
         b = entries(
@@ -150,10 +168,11 @@ def f_h_z_kernel(
             xW_ptr, image, group, place, columns,
             xW_s, xW_g, xW_c, xW_p, inside, channels
         )
+        xW = from_unit(xW, far)
         h = b + xW
         z = f[:, None] * h  # grouped-transposed-convolution/affine-like/forward
         put(
-            h_ptr, h, image, group, place, columns,
+            h_ptr, in_unit(h, far), image, group, place, columns,
             h_s, h_g, h_c, h_p, inside, channels
         )
         put(
@@ -169,8 +188,9 @@ def f_h_z_kernel(
 def dh_dE_kernel(
     count, groups, L, M, N, channels, length_1, length_2, length_3, stride_1, stride_2, stride_3, padding_1, padding_2,
     padding_3, dilation_1, dilation_2, dilation_3, g_ptr, g_s, g_g, g_c, g_p, b_ptr, b_s, b_g, b_c, b_p, f_ptr, f_s,
-    f_g, f_c, f_p, xW_ptr, xW_s, xW_g, xW_c, xW_p, dh_ptr, dh_s, dh_g, dh_c, dh_p, dE_ptr, dE_s, dE_g, dE_c, dE_p,
-    kappa: tl.constexpr, KD: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
+    f_g, f_c, f_p, xW_ptr, xW_s, xW_g, xW_c, xW_p, dh_ptr, dh_s, dh_g, dh_c, dh_p, dE_ptr, dE_s, dE_g, dE_c, dE_p, seen,
+    filters, inner, any_far_ptr, near: tl.constexpr, kappa: tl.constexpr, KD: tl.constexpr, KH: tl.constexpr, KW:
+    tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
 ):
     """Store dh, dE at each position."""
     WIDE: tl.constexpr = tl.float64
@@ -180,6 +200,14 @@ def dh_dE_kernel(
     block = rows // (L * M * N)
     image, group = block // groups, block % groups
     f = numbers(f_ptr, image, group, place, f_s, f_g, f_p, inside)
+    far = is_far(f, f_ptr, near)
+    tl.store(any_far_ptr + 0 * rows, 1, mask=far)
+    convolve_far(
+        xW_ptr, far, (image, group, place, place // (M * N), place // N % M, place % N),
+        (xW_s, xW_g, xW_c, xW_p), channels, seen, filters, inner,
+        (length_1, length_2, length_3, stride_1, stride_2, stride_3, padding_1, padding_2, padding_3, dilation_1,
+         dilation_2, dilation_3), KD, KH, KW, True
+    )
     gh = tl.zeros((ROWS,), WIDE)
     for start in range(0, channels, COLUMNS):
         columns = start + tl.arange(0, COLUMNS)
@@ -191,6 +219,7 @@ def dh_dE_kernel(
             xW_ptr, image, group, place, columns,
             xW_s, xW_g, xW_c, xW_p, inside, channels
         )
+        xW = from_unit(xW, far)
         g = entries(
             g_ptr, image, group, place, columns,
             g_s, g_g, g_c, g_p, inside, channels
@@ -223,8 +252,8 @@ def dx_kernel(
     image, group = block // groups, block % groups
     dxx = box_sum(
         dE_ptr, block, place // (M * N), place // N % M, place % N, inside,
-        length_1, length_2, length_3, stride_1, stride_2, stride_3, padding_1, padding_2, padding_3, dilation_1,
-        dilation_2, dilation_3, KD, KH, KW
+        (length_1, length_2, length_3, stride_1, stride_2, stride_3, padding_1, padding_2, padding_3, dilation_1,
+         dilation_2, dilation_3), KD, KH, KW
     )
     for start in range(0, channels, COLUMNS):
         columns = start + tl.arange(0, COLUMNS)
@@ -247,8 +276,8 @@ def dx_kernel(
 def kept_dh_dE_kernel(
     count, groups, L, M, N, channels, length_1, length_2, length_3, stride_1, stride_2, stride_3, padding_1, padding_2,
     padding_3, dilation_1, dilation_2, dilation_3, g_ptr, g_s, g_g, g_c, g_p, f_ptr, f_s, f_g, f_c, f_p, h_ptr, h_s,
-    h_g, h_c, h_p, dh_ptr, dh_s, dh_g, dh_c, dh_p, dE_ptr, dE_s, dE_g, dE_c, dE_p, kappa: tl.constexpr, KD:
-    tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
+    h_g, h_c, h_p, dh_ptr, dh_s, dh_g, dh_c, dh_p, dE_ptr, dE_s, dE_g, dE_c, dE_p, any_far_ptr, near: tl.constexpr,
+    kappa: tl.constexpr, KD: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
 ):
     """Store dh, dE at each position."""
     WIDE: tl.constexpr = tl.float64
@@ -258,6 +287,8 @@ def kept_dh_dE_kernel(
     block = rows // (L * M * N)
     image, group = block // groups, block % groups
     f = numbers(f_ptr, image, group, place, f_s, f_g, f_p, inside)
+    far = is_far(f, f_ptr, near)
+    tl.store(any_far_ptr + 0 * rows, 1, mask=far)
     gh = tl.zeros((ROWS,), WIDE)
     for start in range(0, channels, COLUMNS):
         columns = start + tl.arange(0, COLUMNS)
@@ -269,6 +300,7 @@ def kept_dh_dE_kernel(
             h_ptr, image, group, place, columns,
             h_s, h_g, h_c, h_p, inside, channels
         )
+        h = from_unit(h, far)
         dh = f[:, None] * g
         gh += tl.sum(g * h, axis=1)
         put(
@@ -288,6 +320,7 @@ def forward(
     geometry = as_geometry(numbers)
     if recompute:
         floor = smallest_sum(x)
+        near = far_scale(kappa, x)
         xW = scatter(x, W, geometry, reach(x.shape[3:], geometry))
         xx = number(x, torch.float64)
         walk(xx_kernel, x, [x, xx], [], geometry, floor=floor)
@@ -295,9 +328,13 @@ def forward(
         z = room(xW)
         # grouped-transposed-convolution/affine-like/define-f
         # grouped-transposed-convolution/affine-like/forward
-        walk(f_z_kernel, xW, [b, xW, f, z], [xx], geometry, sqrt_kappa=math.sqrt(kappa))
+        walk(
+            f_z_kernel, xW, [b, xW, f, z], [xx], geometry, seen=(x, W.transpose(1, 2)), near=near,
+            sqrt_kappa=math.sqrt(kappa)
+        )
         return z, f, x.new_empty(0)
     floor = smallest_sum(x)
+    near = far_scale(kappa, x)
     xW = scatter(x, W, geometry, reach(x.shape[3:], geometry))
     xx = number(x, torch.float64)
     walk(xx_kernel, x, [x, xx], [], geometry, floor=floor)
@@ -306,7 +343,10 @@ def forward(
     z = room(xW)
     # grouped-transposed-convolution/affine-like/define-f
     # grouped-transposed-convolution/affine-like/forward
-    walk(f_h_z_kernel, xW, [b, xW, f, h, z], [xx], geometry, sqrt_kappa=math.sqrt(kappa))
+    walk(
+        f_h_z_kernel, xW, [b, xW, f, h, z], [xx], geometry, seen=(x, W.transpose(1, 2)), near=near,
+        sqrt_kappa=math.sqrt(kappa)
+    )
     return z, f, h
 
 
@@ -324,11 +364,16 @@ def backward(
     """Return the gradients with respect to ``x``, ``W`` and ``b``; the others are empty if not wanted."""
     geometry = as_geometry(numbers)
     dW, db = (x.new_empty(0) for _ in wanted[1:])
+    any_far = x.new_zeros(1, dtype=torch.int32)
     if h is None:
+        near = far_scale(kappa, x)
         xW = scatter(x, W, geometry, g.shape[3:])
         dh = room(g)
         dE = number(g, torch.float64)
-        walk(dh_dE_kernel, g, [g, b, f, xW, dh, dE], [], geometry, kappa=kappa)
+        walk(
+            dh_dE_kernel, g, [g, b, f, xW, dh, dE], [], geometry, seen=(x, W.transpose(1, 2)),
+            any_far=any_far, near=near, kappa=kappa
+        )
         if wanted[2]:
             db = over_samples(dh)  # grouped-transposed-convolution/affine-like/backward-db
         dh_W = gather(dh, W, geometry, size=x.shape[3:])
@@ -338,9 +383,10 @@ def backward(
         # grouped-transposed-convolution/affine-like/backward-dx
         walk(dx_kernel, x, [x, dh_W, dx], [dE], geometry)
     else:
+        near = far_scale(kappa, x)
         dh = room(g)
         dE = number(g, torch.float64)
-        walk(kept_dh_dE_kernel, g, [g, f, h, dh, dE], [], geometry, kappa=kappa)
+        walk(kept_dh_dE_kernel, g, [g, f, h, dh, dE], [], geometry, any_far=any_far, near=near, kappa=kappa)
         if wanted[2]:
             db = over_samples(dh)  # grouped-transposed-convolution/affine-like/backward-db
         dh_W = gather(dh, W, geometry, size=x.shape[3:])
@@ -349,6 +395,9 @@ def backward(
         dx = room(x)
         # grouped-transposed-convolution/affine-like/backward-dx
         walk(dx_kernel, x, [x, dh_W, dx], [dE], geometry)
+    if wanted[1]:
+        dW = dW.to(x.dtype)
+        again_if_far(any_far, dW, g, f, x, None, geometry, True)
     return dx, dW.to(x.dtype), db.to(x.dtype)
 
 

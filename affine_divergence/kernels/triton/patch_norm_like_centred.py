@@ -38,6 +38,7 @@ from ...runtime.patch_places import (
     LEFTOVER,
     as_geometry,
     as_numbers,
+    far_scale,
     number,
     room,
     smallest_sum,
@@ -53,6 +54,7 @@ from ...runtime.patches import (
     scatter,
 )
 from ..torch import patch_norm_like_centred as plain
+from .runtime.far_patches import again_if_far, convolve_far, from_unit, in_unit, is_far
 from .runtime.patches import box_sum, entries, numbers, put, spread_sum, walk
 
 
@@ -94,8 +96,8 @@ def f_z_kernel(
     count, groups, L, M, N, channels, length_1, length_2, length_3, stride_1, stride_2, stride_3, padding_1, padding_2,
     padding_3, dilation_1, dilation_2, dilation_3, b_ptr, b_s, b_g, b_c, b_p, W_sum_ptr, W_sum_s, W_sum_g, W_sum_c,
     W_sum_p, xW_ptr, xW_s, xW_g, xW_c, xW_p, f_ptr, f_s, f_g, f_c, f_p, z_ptr, z_s, z_g, z_c, z_p, x_sum_ptr, xx_ptr,
-    patch_entries: tl.constexpr, LEFTOVER: tl.constexpr, sqrt_kappa_minus_1: tl.constexpr, KD: tl.constexpr, KH:
-    tl.constexpr, KW: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
+    seen, filters, inner, near: tl.constexpr, patch_entries: tl.constexpr, LEFTOVER: tl.constexpr, sqrt_kappa_minus_1:
+    tl.constexpr, KD: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
 ):
     """Store f, z at each position."""
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
@@ -105,13 +107,13 @@ def f_z_kernel(
     image, group = block // groups, block % groups
     x_sum_sum = box_sum(
         x_sum_ptr, block, place // (M * N), place // N % M, place % N, inside,
-        length_1, length_2, length_3, stride_1, stride_2, stride_3, padding_1, padding_2, padding_3, dilation_1,
-        dilation_2, dilation_3, KD, KH, KW
+        (length_1, length_2, length_3, stride_1, stride_2, stride_3, padding_1, padding_2, padding_3, dilation_1,
+         dilation_2, dilation_3), KD, KH, KW
     )
     xx_sum = box_sum(
         xx_ptr, block, place // (M * N), place // N % M, place % N, inside,
-        length_1, length_2, length_3, stride_1, stride_2, stride_3, padding_1, padding_2, padding_3, dilation_1,
-        dilation_2, dilation_3, KD, KH, KW
+        (length_1, length_2, length_3, stride_1, stride_2, stride_3, padding_1, padding_2, padding_3, dilation_1,
+         dilation_2, dilation_3), KD, KH, KW
     )
     m = x_sum_sum / patch_entries  # centred-convolution/norm-like/define-m
     E_total = xx_sum
@@ -119,6 +121,13 @@ def f_z_kernel(
     E = tl.where(E_rest <= LEFTOVER * E_total, 0, E_rest)  # centred-convolution/norm-like/define-E
     E_or_inf = tl.where(E == 0, float("inf"), E)
     f = sqrt_kappa_minus_1 / tl.sqrt(E_or_inf)  # centred-convolution/norm-like/define-f
+    far = is_far(f, f_ptr, near)
+    convolve_far(
+        xW_ptr, far, (image, group, place, place // (M * N), place // N % M, place % N),
+        (xW_s, xW_g, xW_c, xW_p), channels, seen, filters, inner,
+        (length_1, length_2, length_3, stride_1, stride_2, stride_3, padding_1, padding_2, padding_3, dilation_1,
+         dilation_2, dilation_3), KD, KH, KW, False
+    )
     for start in range(0, channels, COLUMNS):
         columns = start + tl.arange(0, COLUMNS)
         W_sum = entries(
@@ -129,6 +138,7 @@ def f_z_kernel(
             xW_ptr, image, group, place, columns,
             xW_s, xW_g, xW_c, xW_p, inside, channels
         )
+        xW = from_unit(xW, far)
         b = entries(
             b_ptr, image, group, place, columns,
             b_s, b_g, b_c, b_p, inside, channels
@@ -149,8 +159,9 @@ def f_h_z_kernel(
     count, groups, L, M, N, channels, length_1, length_2, length_3, stride_1, stride_2, stride_3, padding_1, padding_2,
     padding_3, dilation_1, dilation_2, dilation_3, b_ptr, b_s, b_g, b_c, b_p, W_sum_ptr, W_sum_s, W_sum_g, W_sum_c,
     W_sum_p, xW_ptr, xW_s, xW_g, xW_c, xW_p, f_ptr, f_s, f_g, f_c, f_p, h_ptr, h_s, h_g, h_c, h_p, z_ptr, z_s, z_g, z_c,
-    z_p, x_sum_ptr, xx_ptr, patch_entries: tl.constexpr, LEFTOVER: tl.constexpr, sqrt_kappa_minus_1: tl.constexpr, KD:
-    tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
+    z_p, x_sum_ptr, xx_ptr, seen, filters, inner, near: tl.constexpr, patch_entries: tl.constexpr, LEFTOVER:
+    tl.constexpr, sqrt_kappa_minus_1: tl.constexpr, KD: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, ROWS:
+    tl.constexpr, COLUMNS: tl.constexpr
 ):
     """Store f, h, z at each position."""
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
@@ -160,13 +171,13 @@ def f_h_z_kernel(
     image, group = block // groups, block % groups
     x_sum_sum = box_sum(
         x_sum_ptr, block, place // (M * N), place // N % M, place % N, inside,
-        length_1, length_2, length_3, stride_1, stride_2, stride_3, padding_1, padding_2, padding_3, dilation_1,
-        dilation_2, dilation_3, KD, KH, KW
+        (length_1, length_2, length_3, stride_1, stride_2, stride_3, padding_1, padding_2, padding_3, dilation_1,
+         dilation_2, dilation_3), KD, KH, KW
     )
     xx_sum = box_sum(
         xx_ptr, block, place // (M * N), place // N % M, place % N, inside,
-        length_1, length_2, length_3, stride_1, stride_2, stride_3, padding_1, padding_2, padding_3, dilation_1,
-        dilation_2, dilation_3, KD, KH, KW
+        (length_1, length_2, length_3, stride_1, stride_2, stride_3, padding_1, padding_2, padding_3, dilation_1,
+         dilation_2, dilation_3), KD, KH, KW
     )
     m = x_sum_sum / patch_entries  # centred-convolution/norm-like/define-m
     E_total = xx_sum
@@ -174,6 +185,13 @@ def f_h_z_kernel(
     E = tl.where(E_rest <= LEFTOVER * E_total, 0, E_rest)  # centred-convolution/norm-like/define-E
     E_or_inf = tl.where(E == 0, float("inf"), E)
     f = sqrt_kappa_minus_1 / tl.sqrt(E_or_inf)  # centred-convolution/norm-like/define-f
+    far = is_far(f, f_ptr, near)
+    convolve_far(
+        xW_ptr, far, (image, group, place, place // (M * N), place // N % M, place % N),
+        (xW_s, xW_g, xW_c, xW_p), channels, seen, filters, inner,
+        (length_1, length_2, length_3, stride_1, stride_2, stride_3, padding_1, padding_2, padding_3, dilation_1,
+         dilation_2, dilation_3), KD, KH, KW, False
+    )
     for start in range(0, channels, COLUMNS):
         columns = start + tl.arange(0, COLUMNS)
         W_sum = entries(
@@ -184,6 +202,7 @@ def f_h_z_kernel(
             xW_ptr, image, group, place, columns,
             xW_s, xW_g, xW_c, xW_p, inside, channels
         )
+        xW = from_unit(xW, far)
         b = entries(
             b_ptr, image, group, place, columns,
             b_s, b_g, b_c, b_p, inside, channels
@@ -191,7 +210,7 @@ def f_h_z_kernel(
         h = xW - m[:, None] * W_sum
         z = b + f[:, None] * h  # centred-convolution/norm-like/forward
         put(
-            h_ptr, h, image, group, place, columns,
+            h_ptr, in_unit(h, far), image, group, place, columns,
             h_s, h_g, h_c, h_p, inside, channels
         )
         put(
@@ -235,8 +254,8 @@ def m_dh_dE_dx_sum_sum_kernel(
     padding_3, dilation_1, dilation_2, dilation_3, g_ptr, g_s, g_g, g_c, g_p, f_ptr, f_s, f_g, f_c, f_p, W_sum_ptr,
     W_sum_s, W_sum_g, W_sum_c, W_sum_p, xW_ptr, xW_s, xW_g, xW_c, xW_p, m_ptr, m_s, m_g, m_c, m_p, dh_ptr, dh_s, dh_g,
     dh_c, dh_p, dE_ptr, dE_s, dE_g, dE_c, dE_p, dx_sum_sum_ptr, dx_sum_sum_s, dx_sum_sum_g, dx_sum_sum_c, dx_sum_sum_p,
-    x_sum_ptr, patch_entries: tl.constexpr, kappa_minus_1: tl.constexpr, KD: tl.constexpr, KH: tl.constexpr, KW:
-    tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
+    x_sum_ptr, seen, filters, inner, any_far_ptr, near: tl.constexpr, patch_entries: tl.constexpr, kappa_minus_1:
+    tl.constexpr, KD: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
 ):
     """Store m, dh, dE, dx_sum_sum at each position."""
     WIDE: tl.constexpr = tl.float64
@@ -248,10 +267,18 @@ def m_dh_dE_dx_sum_sum_kernel(
     f = numbers(f_ptr, image, group, place, f_s, f_g, f_p, inside)
     x_sum_sum = box_sum(
         x_sum_ptr, block, place // (M * N), place // N % M, place % N, inside,
-        length_1, length_2, length_3, stride_1, stride_2, stride_3, padding_1, padding_2, padding_3, dilation_1,
-        dilation_2, dilation_3, KD, KH, KW
+        (length_1, length_2, length_3, stride_1, stride_2, stride_3, padding_1, padding_2, padding_3, dilation_1,
+         dilation_2, dilation_3), KD, KH, KW
     )
     m = x_sum_sum / patch_entries  # centred-convolution/norm-like/define-m
+    far = is_far(f, f_ptr, near)
+    tl.store(any_far_ptr + 0 * rows, 1, mask=far)
+    convolve_far(
+        xW_ptr, far, (image, group, place, place // (M * N), place // N % M, place % N),
+        (xW_s, xW_g, xW_c, xW_p), channels, seen, filters, inner,
+        (length_1, length_2, length_3, stride_1, stride_2, stride_3, padding_1, padding_2, padding_3, dilation_1,
+         dilation_2, dilation_3), KD, KH, KW, False
+    )
     gh = tl.zeros((ROWS,), WIDE)
     dh_W_sum = tl.zeros((ROWS,), WIDE)
     for start in range(0, channels, COLUMNS):
@@ -264,6 +291,7 @@ def m_dh_dE_dx_sum_sum_kernel(
             xW_ptr, image, group, place, columns,
             xW_s, xW_g, xW_c, xW_p, inside, channels
         )
+        xW = from_unit(xW, far)
         g = entries(
             g_ptr, image, group, place, columns,
             g_s, g_g, g_c, g_p, inside, channels
@@ -305,13 +333,13 @@ def dx_kernel(
     image, group = block // groups, block % groups
     dxx = spread_sum(
         dE_ptr, block, place // (M * N), place // N % M, place % N, inside,
-        length_1, length_2, length_3, stride_1, stride_2, stride_3, padding_1, padding_2, padding_3, dilation_1,
-        dilation_2, dilation_3, KD, KH, KW
+        (length_1, length_2, length_3, stride_1, stride_2, stride_3, padding_1, padding_2, padding_3, dilation_1,
+         dilation_2, dilation_3), KD, KH, KW
     )
     dx_sum = spread_sum(
         dx_sum_sum_ptr, block, place // (M * N), place // N % M, place % N, inside,
-        length_1, length_2, length_3, stride_1, stride_2, stride_3, padding_1, padding_2, padding_3, dilation_1,
-        dilation_2, dilation_3, KD, KH, KW
+        (length_1, length_2, length_3, stride_1, stride_2, stride_3, padding_1, padding_2, padding_3, dilation_1,
+         dilation_2, dilation_3), KD, KH, KW
     )
     for start in range(0, channels, COLUMNS):
         columns = start + tl.arange(0, COLUMNS)
@@ -336,8 +364,8 @@ def kept_m_dh_dE_dx_sum_sum_kernel(
     padding_3, dilation_1, dilation_2, dilation_3, g_ptr, g_s, g_g, g_c, g_p, f_ptr, f_s, f_g, f_c, f_p, h_ptr, h_s,
     h_g, h_c, h_p, W_sum_ptr, W_sum_s, W_sum_g, W_sum_c, W_sum_p, m_ptr, m_s, m_g, m_c, m_p, dh_ptr, dh_s, dh_g, dh_c,
     dh_p, dE_ptr, dE_s, dE_g, dE_c, dE_p, dx_sum_sum_ptr, dx_sum_sum_s, dx_sum_sum_g, dx_sum_sum_c, dx_sum_sum_p,
-    x_sum_ptr, patch_entries: tl.constexpr, kappa_minus_1: tl.constexpr, KD: tl.constexpr, KH: tl.constexpr, KW:
-    tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
+    x_sum_ptr, any_far_ptr, near: tl.constexpr, patch_entries: tl.constexpr, kappa_minus_1: tl.constexpr, KD:
+    tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
 ):
     """Store m, dh, dE, dx_sum_sum at each position."""
     WIDE: tl.constexpr = tl.float64
@@ -349,10 +377,12 @@ def kept_m_dh_dE_dx_sum_sum_kernel(
     f = numbers(f_ptr, image, group, place, f_s, f_g, f_p, inside)
     x_sum_sum = box_sum(
         x_sum_ptr, block, place // (M * N), place // N % M, place % N, inside,
-        length_1, length_2, length_3, stride_1, stride_2, stride_3, padding_1, padding_2, padding_3, dilation_1,
-        dilation_2, dilation_3, KD, KH, KW
+        (length_1, length_2, length_3, stride_1, stride_2, stride_3, padding_1, padding_2, padding_3, dilation_1,
+         dilation_2, dilation_3), KD, KH, KW
     )
     m = x_sum_sum / patch_entries  # centred-convolution/norm-like/define-m
+    far = is_far(f, f_ptr, near)
+    tl.store(any_far_ptr + 0 * rows, 1, mask=far)
     gh = tl.zeros((ROWS,), WIDE)
     dh_W_sum = tl.zeros((ROWS,), WIDE)
     for start in range(0, channels, COLUMNS):
@@ -365,6 +395,7 @@ def kept_m_dh_dE_dx_sum_sum_kernel(
             h_ptr, image, group, place, columns,
             h_s, h_g, h_c, h_p, inside, channels
         )
+        h = from_unit(h, far)
         W_sum = entries(
             W_sum_ptr, image, group, place, columns,
             W_sum_s, W_sum_g, W_sum_c, W_sum_p, inside, channels
@@ -398,6 +429,7 @@ def forward(
     if recompute:
         floor = smallest_sum(x)
         patch_entries = x.shape[2] * math.prod(geometry.kernel)
+        near = far_scale(kappa, x)
         W_sum = over_kernel(W)
         xW = gather(x, W, geometry)
         x_sum = number(x, torch.float64)
@@ -408,12 +440,13 @@ def forward(
         # centred-convolution/norm-like/define-f
         # centred-convolution/norm-like/forward
         walk(
-            f_z_kernel, xW, [b, W_sum, xW, f, z], [x_sum, xx], geometry, patch_entries=patch_entries,
-            LEFTOVER=LEFTOVER, sqrt_kappa_minus_1=math.sqrt(kappa - 1)
+            f_z_kernel, xW, [b, W_sum, xW, f, z], [x_sum, xx], geometry, seen=(x, W), near=near,
+            patch_entries=patch_entries, LEFTOVER=LEFTOVER, sqrt_kappa_minus_1=math.sqrt(kappa - 1)
         )
         return z, f, x.new_empty(0)
     floor = smallest_sum(x)
     patch_entries = x.shape[2] * math.prod(geometry.kernel)
+    near = far_scale(kappa, x)
     W_sum = over_kernel(W)
     xW = gather(x, W, geometry)
     x_sum = number(x, torch.float64)
@@ -425,8 +458,8 @@ def forward(
     # centred-convolution/norm-like/define-f
     # centred-convolution/norm-like/forward
     walk(
-        f_h_z_kernel, xW, [b, W_sum, xW, f, h, z], [x_sum, xx], geometry, patch_entries=patch_entries,
-        LEFTOVER=LEFTOVER, sqrt_kappa_minus_1=math.sqrt(kappa - 1)
+        f_h_z_kernel, xW, [b, W_sum, xW, f, h, z], [x_sum, xx], geometry, seen=(x, W), near=near,
+        patch_entries=patch_entries, LEFTOVER=LEFTOVER, sqrt_kappa_minus_1=math.sqrt(kappa - 1)
     )
     return z, f, h
 
@@ -444,8 +477,10 @@ def backward(
     """Return the gradients with respect to ``x``, ``W`` and ``b``; the others are empty if not wanted."""
     geometry = as_geometry(numbers)
     dW, db = (x.new_empty(0) for _ in wanted[1:])
+    any_far = x.new_zeros(1, dtype=torch.int32)
     if h is None:
         patch_entries = x.shape[2] * math.prod(geometry.kernel)
+        near = far_scale(kappa, x)
         W_sum = over_kernel(W)
         xW = gather(x, W, geometry)
         if wanted[2]:
@@ -459,7 +494,7 @@ def backward(
         # centred-convolution/norm-like/define-m
         walk(
             m_dh_dE_dx_sum_sum_kernel, g, [g, f, W_sum, xW, m, dh, dE, dx_sum_sum], [x_sum], geometry,
-            patch_entries=patch_entries, kappa_minus_1=kappa - 1
+            seen=(x, W), any_far=any_far, near=near, patch_entries=patch_entries, kappa_minus_1=kappa - 1
         )
         if wanted[1]:
             dh_m = over_samples(dh * m)
@@ -473,6 +508,7 @@ def backward(
         walk(dx_kernel, x, [x, dh_W, dx], [dE, dx_sum_sum], geometry)
     else:
         patch_entries = x.shape[2] * math.prod(geometry.kernel)
+        near = far_scale(kappa, x)
         W_sum = over_kernel(W)
         if wanted[2]:
             db = over_samples(g)  # centred-convolution/norm-like/backward-db
@@ -485,7 +521,7 @@ def backward(
         # centred-convolution/norm-like/define-m
         walk(
             kept_m_dh_dE_dx_sum_sum_kernel, g, [g, f, h, W_sum, m, dh, dE, dx_sum_sum], [x_sum], geometry,
-            patch_entries=patch_entries, kappa_minus_1=kappa - 1
+            any_far=any_far, near=near, patch_entries=patch_entries, kappa_minus_1=kappa - 1
         )
         if wanted[1]:
             dh_m = over_samples(dh * m)
@@ -497,6 +533,9 @@ def backward(
         dx = room(x)
         # centred-convolution/norm-like/backward-dx
         walk(dx_kernel, x, [x, dh_W, dx], [dE, dx_sum_sum], geometry)
+    if wanted[1]:
+        dW = dW.to(x.dtype)
+        again_if_far(any_far, dW, g, f, x, m, geometry, False)
     return dx, dW.to(x.dtype), db.to(x.dtype)
 
 

@@ -38,6 +38,7 @@ from ...runtime.patch_places import (
     LEFTOVER,
     as_geometry,
     as_numbers,
+    far_scale,
     number,
     room,
     smallest_sum,
@@ -53,6 +54,7 @@ from ...runtime.patches import (
     scatter,
 )
 from ..torch import patch_norm_like_centred_without_bias as plain
+from .runtime.far_patches import again_if_far, convolve_far, from_unit, in_unit, is_far
 from .runtime.patches import box_sum, entries, numbers, put, spread_sum, walk
 
 
@@ -93,9 +95,9 @@ def x_sum_xx_kernel(
 def f_z_kernel(
     count, groups, L, M, N, channels, length_1, length_2, length_3, stride_1, stride_2, stride_3, padding_1, padding_2,
     padding_3, dilation_1, dilation_2, dilation_3, W_sum_ptr, W_sum_s, W_sum_g, W_sum_c, W_sum_p, xW_ptr, xW_s, xW_g,
-    xW_c, xW_p, f_ptr, f_s, f_g, f_c, f_p, z_ptr, z_s, z_g, z_c, z_p, x_sum_ptr, xx_ptr, patch_entries: tl.constexpr,
-    LEFTOVER: tl.constexpr, sqrt_kappa: tl.constexpr, KD: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, ROWS:
-    tl.constexpr, COLUMNS: tl.constexpr
+    xW_c, xW_p, f_ptr, f_s, f_g, f_c, f_p, z_ptr, z_s, z_g, z_c, z_p, x_sum_ptr, xx_ptr, seen, filters, inner, near:
+    tl.constexpr, patch_entries: tl.constexpr, LEFTOVER: tl.constexpr, sqrt_kappa: tl.constexpr, KD: tl.constexpr, KH:
+    tl.constexpr, KW: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
 ):
     """Store f, z at each position."""
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
@@ -105,13 +107,13 @@ def f_z_kernel(
     image, group = block // groups, block % groups
     x_sum_sum = box_sum(
         x_sum_ptr, block, place // (M * N), place // N % M, place % N, inside,
-        length_1, length_2, length_3, stride_1, stride_2, stride_3, padding_1, padding_2, padding_3, dilation_1,
-        dilation_2, dilation_3, KD, KH, KW
+        (length_1, length_2, length_3, stride_1, stride_2, stride_3, padding_1, padding_2, padding_3, dilation_1,
+         dilation_2, dilation_3), KD, KH, KW
     )
     xx_sum = box_sum(
         xx_ptr, block, place // (M * N), place // N % M, place % N, inside,
-        length_1, length_2, length_3, stride_1, stride_2, stride_3, padding_1, padding_2, padding_3, dilation_1,
-        dilation_2, dilation_3, KD, KH, KW
+        (length_1, length_2, length_3, stride_1, stride_2, stride_3, padding_1, padding_2, padding_3, dilation_1,
+         dilation_2, dilation_3), KD, KH, KW
     )
     m = x_sum_sum / patch_entries  # centred-convolution-without-bias/norm-like/define-m
     E_total = xx_sum
@@ -119,6 +121,13 @@ def f_z_kernel(
     E = tl.where(E_rest <= LEFTOVER * E_total, 0, E_rest)  # centred-convolution-without-bias/norm-like/define-E
     E_or_inf = tl.where(E == 0, float("inf"), E)
     f = sqrt_kappa / tl.sqrt(E_or_inf)  # centred-convolution-without-bias/norm-like/define-f
+    far = is_far(f, f_ptr, near)
+    convolve_far(
+        xW_ptr, far, (image, group, place, place // (M * N), place // N % M, place % N),
+        (xW_s, xW_g, xW_c, xW_p), channels, seen, filters, inner,
+        (length_1, length_2, length_3, stride_1, stride_2, stride_3, padding_1, padding_2, padding_3, dilation_1,
+         dilation_2, dilation_3), KD, KH, KW, False
+    )
     for start in range(0, channels, COLUMNS):
         columns = start + tl.arange(0, COLUMNS)
         W_sum = entries(
@@ -129,6 +138,7 @@ def f_z_kernel(
             xW_ptr, image, group, place, columns,
             xW_s, xW_g, xW_c, xW_p, inside, channels
         )
+        xW = from_unit(xW, far)
         h = xW - m[:, None] * W_sum
         z = f[:, None] * h  # centred-convolution-without-bias/norm-like/forward
         put(
@@ -145,8 +155,8 @@ def f_h_z_kernel(
     count, groups, L, M, N, channels, length_1, length_2, length_3, stride_1, stride_2, stride_3, padding_1, padding_2,
     padding_3, dilation_1, dilation_2, dilation_3, W_sum_ptr, W_sum_s, W_sum_g, W_sum_c, W_sum_p, xW_ptr, xW_s, xW_g,
     xW_c, xW_p, f_ptr, f_s, f_g, f_c, f_p, h_ptr, h_s, h_g, h_c, h_p, z_ptr, z_s, z_g, z_c, z_p, x_sum_ptr, xx_ptr,
-    patch_entries: tl.constexpr, LEFTOVER: tl.constexpr, sqrt_kappa: tl.constexpr, KD: tl.constexpr, KH: tl.constexpr,
-    KW: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
+    seen, filters, inner, near: tl.constexpr, patch_entries: tl.constexpr, LEFTOVER: tl.constexpr, sqrt_kappa:
+    tl.constexpr, KD: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
 ):
     """Store f, h, z at each position."""
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
@@ -156,13 +166,13 @@ def f_h_z_kernel(
     image, group = block // groups, block % groups
     x_sum_sum = box_sum(
         x_sum_ptr, block, place // (M * N), place // N % M, place % N, inside,
-        length_1, length_2, length_3, stride_1, stride_2, stride_3, padding_1, padding_2, padding_3, dilation_1,
-        dilation_2, dilation_3, KD, KH, KW
+        (length_1, length_2, length_3, stride_1, stride_2, stride_3, padding_1, padding_2, padding_3, dilation_1,
+         dilation_2, dilation_3), KD, KH, KW
     )
     xx_sum = box_sum(
         xx_ptr, block, place // (M * N), place // N % M, place % N, inside,
-        length_1, length_2, length_3, stride_1, stride_2, stride_3, padding_1, padding_2, padding_3, dilation_1,
-        dilation_2, dilation_3, KD, KH, KW
+        (length_1, length_2, length_3, stride_1, stride_2, stride_3, padding_1, padding_2, padding_3, dilation_1,
+         dilation_2, dilation_3), KD, KH, KW
     )
     m = x_sum_sum / patch_entries  # centred-convolution-without-bias/norm-like/define-m
     E_total = xx_sum
@@ -170,6 +180,13 @@ def f_h_z_kernel(
     E = tl.where(E_rest <= LEFTOVER * E_total, 0, E_rest)  # centred-convolution-without-bias/norm-like/define-E
     E_or_inf = tl.where(E == 0, float("inf"), E)
     f = sqrt_kappa / tl.sqrt(E_or_inf)  # centred-convolution-without-bias/norm-like/define-f
+    far = is_far(f, f_ptr, near)
+    convolve_far(
+        xW_ptr, far, (image, group, place, place // (M * N), place // N % M, place % N),
+        (xW_s, xW_g, xW_c, xW_p), channels, seen, filters, inner,
+        (length_1, length_2, length_3, stride_1, stride_2, stride_3, padding_1, padding_2, padding_3, dilation_1,
+         dilation_2, dilation_3), KD, KH, KW, False
+    )
     for start in range(0, channels, COLUMNS):
         columns = start + tl.arange(0, COLUMNS)
         W_sum = entries(
@@ -180,10 +197,11 @@ def f_h_z_kernel(
             xW_ptr, image, group, place, columns,
             xW_s, xW_g, xW_c, xW_p, inside, channels
         )
+        xW = from_unit(xW, far)
         h = xW - m[:, None] * W_sum
         z = f[:, None] * h  # centred-convolution-without-bias/norm-like/forward
         put(
-            h_ptr, h, image, group, place, columns,
+            h_ptr, in_unit(h, far), image, group, place, columns,
             h_s, h_g, h_c, h_p, inside, channels
         )
         put(
@@ -227,8 +245,8 @@ def m_dh_dE_dx_sum_sum_kernel(
     padding_3, dilation_1, dilation_2, dilation_3, g_ptr, g_s, g_g, g_c, g_p, f_ptr, f_s, f_g, f_c, f_p, W_sum_ptr,
     W_sum_s, W_sum_g, W_sum_c, W_sum_p, xW_ptr, xW_s, xW_g, xW_c, xW_p, m_ptr, m_s, m_g, m_c, m_p, dh_ptr, dh_s, dh_g,
     dh_c, dh_p, dE_ptr, dE_s, dE_g, dE_c, dE_p, dx_sum_sum_ptr, dx_sum_sum_s, dx_sum_sum_g, dx_sum_sum_c, dx_sum_sum_p,
-    x_sum_ptr, patch_entries: tl.constexpr, kappa: tl.constexpr, KD: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr
+    x_sum_ptr, seen, filters, inner, any_far_ptr, near: tl.constexpr, patch_entries: tl.constexpr, kappa: tl.constexpr,
+    KD: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
 ):
     """Store m, dh, dE, dx_sum_sum at each position."""
     WIDE: tl.constexpr = tl.float64
@@ -240,10 +258,18 @@ def m_dh_dE_dx_sum_sum_kernel(
     f = numbers(f_ptr, image, group, place, f_s, f_g, f_p, inside)
     x_sum_sum = box_sum(
         x_sum_ptr, block, place // (M * N), place // N % M, place % N, inside,
-        length_1, length_2, length_3, stride_1, stride_2, stride_3, padding_1, padding_2, padding_3, dilation_1,
-        dilation_2, dilation_3, KD, KH, KW
+        (length_1, length_2, length_3, stride_1, stride_2, stride_3, padding_1, padding_2, padding_3, dilation_1,
+         dilation_2, dilation_3), KD, KH, KW
     )
     m = x_sum_sum / patch_entries  # centred-convolution-without-bias/norm-like/define-m
+    far = is_far(f, f_ptr, near)
+    tl.store(any_far_ptr + 0 * rows, 1, mask=far)
+    convolve_far(
+        xW_ptr, far, (image, group, place, place // (M * N), place // N % M, place % N),
+        (xW_s, xW_g, xW_c, xW_p), channels, seen, filters, inner,
+        (length_1, length_2, length_3, stride_1, stride_2, stride_3, padding_1, padding_2, padding_3, dilation_1,
+         dilation_2, dilation_3), KD, KH, KW, False
+    )
     gh = tl.zeros((ROWS,), WIDE)
     dh_W_sum = tl.zeros((ROWS,), WIDE)
     for start in range(0, channels, COLUMNS):
@@ -256,6 +282,7 @@ def m_dh_dE_dx_sum_sum_kernel(
             xW_ptr, image, group, place, columns,
             xW_s, xW_g, xW_c, xW_p, inside, channels
         )
+        xW = from_unit(xW, far)
         g = entries(
             g_ptr, image, group, place, columns,
             g_s, g_g, g_c, g_p, inside, channels
@@ -297,13 +324,13 @@ def dx_kernel(
     image, group = block // groups, block % groups
     dxx = spread_sum(
         dE_ptr, block, place // (M * N), place // N % M, place % N, inside,
-        length_1, length_2, length_3, stride_1, stride_2, stride_3, padding_1, padding_2, padding_3, dilation_1,
-        dilation_2, dilation_3, KD, KH, KW
+        (length_1, length_2, length_3, stride_1, stride_2, stride_3, padding_1, padding_2, padding_3, dilation_1,
+         dilation_2, dilation_3), KD, KH, KW
     )
     dx_sum = spread_sum(
         dx_sum_sum_ptr, block, place // (M * N), place // N % M, place % N, inside,
-        length_1, length_2, length_3, stride_1, stride_2, stride_3, padding_1, padding_2, padding_3, dilation_1,
-        dilation_2, dilation_3, KD, KH, KW
+        (length_1, length_2, length_3, stride_1, stride_2, stride_3, padding_1, padding_2, padding_3, dilation_1,
+         dilation_2, dilation_3), KD, KH, KW
     )
     for start in range(0, channels, COLUMNS):
         columns = start + tl.arange(0, COLUMNS)
@@ -328,8 +355,8 @@ def kept_m_dh_dE_dx_sum_sum_kernel(
     padding_3, dilation_1, dilation_2, dilation_3, g_ptr, g_s, g_g, g_c, g_p, f_ptr, f_s, f_g, f_c, f_p, h_ptr, h_s,
     h_g, h_c, h_p, W_sum_ptr, W_sum_s, W_sum_g, W_sum_c, W_sum_p, m_ptr, m_s, m_g, m_c, m_p, dh_ptr, dh_s, dh_g, dh_c,
     dh_p, dE_ptr, dE_s, dE_g, dE_c, dE_p, dx_sum_sum_ptr, dx_sum_sum_s, dx_sum_sum_g, dx_sum_sum_c, dx_sum_sum_p,
-    x_sum_ptr, patch_entries: tl.constexpr, kappa: tl.constexpr, KD: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr
+    x_sum_ptr, any_far_ptr, near: tl.constexpr, patch_entries: tl.constexpr, kappa: tl.constexpr, KD: tl.constexpr, KH:
+    tl.constexpr, KW: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
 ):
     """Store m, dh, dE, dx_sum_sum at each position."""
     WIDE: tl.constexpr = tl.float64
@@ -341,10 +368,12 @@ def kept_m_dh_dE_dx_sum_sum_kernel(
     f = numbers(f_ptr, image, group, place, f_s, f_g, f_p, inside)
     x_sum_sum = box_sum(
         x_sum_ptr, block, place // (M * N), place // N % M, place % N, inside,
-        length_1, length_2, length_3, stride_1, stride_2, stride_3, padding_1, padding_2, padding_3, dilation_1,
-        dilation_2, dilation_3, KD, KH, KW
+        (length_1, length_2, length_3, stride_1, stride_2, stride_3, padding_1, padding_2, padding_3, dilation_1,
+         dilation_2, dilation_3), KD, KH, KW
     )
     m = x_sum_sum / patch_entries  # centred-convolution-without-bias/norm-like/define-m
+    far = is_far(f, f_ptr, near)
+    tl.store(any_far_ptr + 0 * rows, 1, mask=far)
     gh = tl.zeros((ROWS,), WIDE)
     dh_W_sum = tl.zeros((ROWS,), WIDE)
     for start in range(0, channels, COLUMNS):
@@ -357,6 +386,7 @@ def kept_m_dh_dE_dx_sum_sum_kernel(
             h_ptr, image, group, place, columns,
             h_s, h_g, h_c, h_p, inside, channels
         )
+        h = from_unit(h, far)
         W_sum = entries(
             W_sum_ptr, image, group, place, columns,
             W_sum_s, W_sum_g, W_sum_c, W_sum_p, inside, channels
@@ -390,6 +420,7 @@ def forward(
     if recompute:
         floor = smallest_sum(x)
         patch_entries = x.shape[2] * math.prod(geometry.kernel)
+        near = far_scale(kappa, x)
         W_sum = over_kernel(W)
         xW = gather(x, W, geometry)
         x_sum = number(x, torch.float64)
@@ -400,12 +431,13 @@ def forward(
         # centred-convolution-without-bias/norm-like/define-f
         # centred-convolution-without-bias/norm-like/forward
         walk(
-            f_z_kernel, xW, [W_sum, xW, f, z], [x_sum, xx], geometry, patch_entries=patch_entries,
-            LEFTOVER=LEFTOVER, sqrt_kappa=math.sqrt(kappa)
+            f_z_kernel, xW, [W_sum, xW, f, z], [x_sum, xx], geometry, seen=(x, W), near=near,
+            patch_entries=patch_entries, LEFTOVER=LEFTOVER, sqrt_kappa=math.sqrt(kappa)
         )
         return z, f, x.new_empty(0)
     floor = smallest_sum(x)
     patch_entries = x.shape[2] * math.prod(geometry.kernel)
+    near = far_scale(kappa, x)
     W_sum = over_kernel(W)
     xW = gather(x, W, geometry)
     x_sum = number(x, torch.float64)
@@ -417,8 +449,8 @@ def forward(
     # centred-convolution-without-bias/norm-like/define-f
     # centred-convolution-without-bias/norm-like/forward
     walk(
-        f_h_z_kernel, xW, [W_sum, xW, f, h, z], [x_sum, xx], geometry, patch_entries=patch_entries,
-        LEFTOVER=LEFTOVER, sqrt_kappa=math.sqrt(kappa)
+        f_h_z_kernel, xW, [W_sum, xW, f, h, z], [x_sum, xx], geometry, seen=(x, W), near=near,
+        patch_entries=patch_entries, LEFTOVER=LEFTOVER, sqrt_kappa=math.sqrt(kappa)
     )
     return z, f, h
 
@@ -436,8 +468,10 @@ def backward(
     """Return the gradients with respect to ``x`` and ``W``; the others are empty if not wanted."""
     geometry = as_geometry(numbers)
     dW, = (x.new_empty(0) for _ in wanted[1:])
+    any_far = x.new_zeros(1, dtype=torch.int32)
     if h is None:
         patch_entries = x.shape[2] * math.prod(geometry.kernel)
+        near = far_scale(kappa, x)
         W_sum = over_kernel(W)
         xW = gather(x, W, geometry)
         x_sum = number(x, torch.float64)
@@ -449,7 +483,7 @@ def backward(
         # centred-convolution-without-bias/norm-like/define-m
         walk(
             m_dh_dE_dx_sum_sum_kernel, g, [g, f, W_sum, xW, m, dh, dE, dx_sum_sum], [x_sum], geometry,
-            patch_entries=patch_entries, kappa=kappa
+            seen=(x, W), any_far=any_far, near=near, patch_entries=patch_entries, kappa=kappa
         )
         if wanted[1]:
             dh_m = over_samples(dh * m)
@@ -463,6 +497,7 @@ def backward(
         walk(dx_kernel, x, [x, dh_W, dx], [dE, dx_sum_sum], geometry)
     else:
         patch_entries = x.shape[2] * math.prod(geometry.kernel)
+        near = far_scale(kappa, x)
         W_sum = over_kernel(W)
         x_sum = number(x, torch.float64)
         walk(x_sum_kernel, x, [x, x_sum], [], geometry)
@@ -473,7 +508,7 @@ def backward(
         # centred-convolution-without-bias/norm-like/define-m
         walk(
             kept_m_dh_dE_dx_sum_sum_kernel, g, [g, f, h, W_sum, m, dh, dE, dx_sum_sum], [x_sum], geometry,
-            patch_entries=patch_entries, kappa=kappa
+            any_far=any_far, near=near, patch_entries=patch_entries, kappa=kappa
         )
         if wanted[1]:
             dh_m = over_samples(dh * m)
@@ -485,6 +520,9 @@ def backward(
         dx = room(x)
         # centred-convolution-without-bias/norm-like/backward-dx
         walk(dx_kernel, x, [x, dh_W, dx], [dE, dx_sum_sum], geometry)
+    if wanted[1]:
+        dW = dW.to(x.dtype)
+        again_if_far(any_far, dW, g, f, x, m, geometry, False)
     return dx, dW.to(x.dtype)
 
 

@@ -36,6 +36,7 @@ from ...runtime.patch_operators import PatchPasses
 from ...runtime.patch_places import (
     as_geometry,
     as_numbers,
+    far_scale,
     number,
     room,
     smallest_sum,
@@ -51,6 +52,7 @@ from ...runtime.patches import (
     scatter,
 )
 from ..torch import patch_norm_like_transposed as plain
+from .runtime.far_patches import again_if_far, convolve_far, from_unit, is_far
 from .runtime.patches import box_sum, entries, numbers, put, spread_sum, walk
 
 
@@ -85,8 +87,8 @@ def xx_kernel(
 def f_z_kernel(
     count, groups, L, M, N, channels, length_1, length_2, length_3, stride_1, stride_2, stride_3, padding_1, padding_2,
     padding_3, dilation_1, dilation_2, dilation_3, b_ptr, b_s, b_g, b_c, b_p, h_ptr, h_s, h_g, h_c, h_p, f_ptr, f_s,
-    f_g, f_c, f_p, z_ptr, z_s, z_g, z_c, z_p, xx_ptr, sqrt_kappa_minus_1: tl.constexpr, KD: tl.constexpr, KH:
-    tl.constexpr, KW: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
+    f_g, f_c, f_p, z_ptr, z_s, z_g, z_c, z_p, xx_ptr, seen, filters, inner, near: tl.constexpr, sqrt_kappa_minus_1:
+    tl.constexpr, KD: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
 ):
     """Store f, z at each position."""
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
@@ -97,11 +99,18 @@ def f_z_kernel(
     # grouped-transposed-convolution/norm-like/define-E
     E = spread_sum(
         xx_ptr, block, place // (M * N), place // N % M, place % N, inside,
-        length_1, length_2, length_3, stride_1, stride_2, stride_3, padding_1, padding_2, padding_3, dilation_1,
-        dilation_2, dilation_3, KD, KH, KW
+        (length_1, length_2, length_3, stride_1, stride_2, stride_3, padding_1, padding_2, padding_3, dilation_1,
+         dilation_2, dilation_3), KD, KH, KW
     )
     E_or_inf = tl.where(E == 0, float("inf"), E)
     f = sqrt_kappa_minus_1 / tl.sqrt(E_or_inf)  # grouped-transposed-convolution/norm-like/define-f
+    far = is_far(f, f_ptr, near)
+    convolve_far(
+        h_ptr, far, (image, group, place, place // (M * N), place // N % M, place % N),
+        (h_s, h_g, h_c, h_p), channels, seen, filters, inner,
+        (length_1, length_2, length_3, stride_1, stride_2, stride_3, padding_1, padding_2, padding_3, dilation_1,
+         dilation_2, dilation_3), KD, KH, KW, True
+    )
     for start in range(0, channels, COLUMNS):
         columns = start + tl.arange(0, COLUMNS)
         b = entries(
@@ -112,6 +121,7 @@ def f_z_kernel(
             h_ptr, image, group, place, columns,
             h_s, h_g, h_c, h_p, inside, channels
         )
+        h = from_unit(h, far)
         z = b + f[:, None] * h  # grouped-transposed-convolution/norm-like/forward
         put(
             z_ptr, z, image, group, place, columns,
@@ -126,8 +136,9 @@ def f_z_kernel(
 def dh_dE_kernel(
     count, groups, L, M, N, channels, length_1, length_2, length_3, stride_1, stride_2, stride_3, padding_1, padding_2,
     padding_3, dilation_1, dilation_2, dilation_3, g_ptr, g_s, g_g, g_c, g_p, f_ptr, f_s, f_g, f_c, f_p, h_ptr, h_s,
-    h_g, h_c, h_p, dh_ptr, dh_s, dh_g, dh_c, dh_p, dE_ptr, dE_s, dE_g, dE_c, dE_p, kappa_minus_1: tl.constexpr, KD:
-    tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
+    h_g, h_c, h_p, dh_ptr, dh_s, dh_g, dh_c, dh_p, dE_ptr, dE_s, dE_g, dE_c, dE_p, seen, filters, inner, any_far_ptr,
+    near: tl.constexpr, kappa_minus_1: tl.constexpr, KD: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, ROWS:
+    tl.constexpr, COLUMNS: tl.constexpr
 ):
     """Store dh, dE at each position."""
     WIDE: tl.constexpr = tl.float64
@@ -137,6 +148,14 @@ def dh_dE_kernel(
     block = rows // (L * M * N)
     image, group = block // groups, block % groups
     f = numbers(f_ptr, image, group, place, f_s, f_g, f_p, inside)
+    far = is_far(f, f_ptr, near)
+    tl.store(any_far_ptr + 0 * rows, 1, mask=far)
+    convolve_far(
+        h_ptr, far, (image, group, place, place // (M * N), place // N % M, place % N),
+        (h_s, h_g, h_c, h_p), channels, seen, filters, inner,
+        (length_1, length_2, length_3, stride_1, stride_2, stride_3, padding_1, padding_2, padding_3, dilation_1,
+         dilation_2, dilation_3), KD, KH, KW, True
+    )
     gh = tl.zeros((ROWS,), WIDE)
     for start in range(0, channels, COLUMNS):
         columns = start + tl.arange(0, COLUMNS)
@@ -148,6 +167,7 @@ def dh_dE_kernel(
             h_ptr, image, group, place, columns,
             h_s, h_g, h_c, h_p, inside, channels
         )
+        h = from_unit(h, far)
         dh = f[:, None] * g
         gh += tl.sum(g * h, axis=1)
         put(
@@ -175,8 +195,8 @@ def dx_kernel(
     image, group = block // groups, block % groups
     dxx = box_sum(
         dE_ptr, block, place // (M * N), place // N % M, place % N, inside,
-        length_1, length_2, length_3, stride_1, stride_2, stride_3, padding_1, padding_2, padding_3, dilation_1,
-        dilation_2, dilation_3, KD, KH, KW
+        (length_1, length_2, length_3, stride_1, stride_2, stride_3, padding_1, padding_2, padding_3, dilation_1,
+         dilation_2, dilation_3), KD, KH, KW
     )
     for start in range(0, channels, COLUMNS):
         columns = start + tl.arange(0, COLUMNS)
@@ -202,6 +222,7 @@ def forward(
     geometry = as_geometry(numbers)
     if recompute:
         floor = smallest_sum(x)
+        near = far_scale(kappa, x)
         h = scatter(x, W, geometry, reach(x.shape[3:], geometry))
         xx = number(x, torch.float64)
         walk(xx_kernel, x, [x, xx], [], geometry, floor=floor)
@@ -209,9 +230,13 @@ def forward(
         z = room(h)
         # grouped-transposed-convolution/norm-like/define-f
         # grouped-transposed-convolution/norm-like/forward
-        walk(f_z_kernel, h, [b, h, f, z], [xx], geometry, sqrt_kappa_minus_1=math.sqrt(kappa - 1))
+        walk(
+            f_z_kernel, h, [b, h, f, z], [xx], geometry, seen=(x, W.transpose(1, 2)), near=near,
+            sqrt_kappa_minus_1=math.sqrt(kappa - 1)
+        )
         return z, f, x.new_empty(0)
     floor = smallest_sum(x)
+    near = far_scale(kappa, x)
     h = scatter(x, W, geometry, reach(x.shape[3:], geometry))
     xx = number(x, torch.float64)
     walk(xx_kernel, x, [x, xx], [], geometry, floor=floor)
@@ -219,7 +244,10 @@ def forward(
     z = room(h)
     # grouped-transposed-convolution/norm-like/define-f
     # grouped-transposed-convolution/norm-like/forward
-    walk(f_z_kernel, h, [b, h, f, z], [xx], geometry, sqrt_kappa_minus_1=math.sqrt(kappa - 1))
+    walk(
+        f_z_kernel, h, [b, h, f, z], [xx], geometry, seen=(x, W.transpose(1, 2)), near=near,
+        sqrt_kappa_minus_1=math.sqrt(kappa - 1)
+    )
     return z, f, h
 
 
@@ -236,13 +264,18 @@ def backward(
     """Return the gradients with respect to ``x``, ``W`` and ``b``; the others are empty if not wanted."""
     geometry = as_geometry(numbers)
     dW, db = (x.new_empty(0) for _ in wanted[1:])
+    any_far = x.new_zeros(1, dtype=torch.int32)
     if h is None:
+        near = far_scale(kappa, x)
         h = scatter(x, W, geometry, g.shape[3:])
         if wanted[2]:
             db = over_samples(g)  # grouped-transposed-convolution/norm-like/backward-db
         dh = room(g)
         dE = number(g, torch.float64)
-        walk(dh_dE_kernel, g, [g, f, h, dh, dE], [], geometry, kappa_minus_1=kappa - 1)
+        walk(
+            dh_dE_kernel, g, [g, f, h, dh, dE], [], geometry, seen=(x, W.transpose(1, 2)), any_far=any_far,
+            near=near, kappa_minus_1=kappa - 1
+        )
         dh_W = gather(dh, W, geometry, size=x.shape[3:])
         if wanted[1]:
             dW = kernel_gradient(x, dh, geometry)  # grouped-transposed-convolution/norm-like/backward-dW
@@ -250,17 +283,24 @@ def backward(
         # grouped-transposed-convolution/norm-like/backward-dx
         walk(dx_kernel, x, [x, dh_W, dx], [dE], geometry)
     else:
+        near = far_scale(kappa, x)
         if wanted[2]:
             db = over_samples(g)  # grouped-transposed-convolution/norm-like/backward-db
         dh = room(g)
         dE = number(g, torch.float64)
-        walk(dh_dE_kernel, g, [g, f, h, dh, dE], [], geometry, kappa_minus_1=kappa - 1)
+        walk(
+            dh_dE_kernel, g, [g, f, h, dh, dE], [], geometry, seen=(x, W.transpose(1, 2)), any_far=any_far,
+            near=near, kappa_minus_1=kappa - 1
+        )
         dh_W = gather(dh, W, geometry, size=x.shape[3:])
         if wanted[1]:
             dW = kernel_gradient(x, dh, geometry)  # grouped-transposed-convolution/norm-like/backward-dW
         dx = room(x)
         # grouped-transposed-convolution/norm-like/backward-dx
         walk(dx_kernel, x, [x, dh_W, dx], [dE], geometry)
+    if wanted[1]:
+        dW = dW.to(x.dtype)
+        again_if_far(any_far, dW, g, f, x, None, geometry, True)
     return dx, dW.to(x.dtype), db.to(x.dtype)
 
 

@@ -23,6 +23,7 @@ from codegen.targets.triton.unit_file import unit_file_context
 _TEMPLATES = Path(__file__).parent / "templates"
 _NOTHING = "\0"
 _NAME, _WORDS = "triton", "The maps by Triton's kernels"
+_PATCHES = ("patches.py", "far_patches.py")
 
 
 def files(families: Sequence[Family], angles: Sequence[AngleFamily] = ()) -> dict[str, str]:
@@ -35,16 +36,14 @@ def files(families: Sequence[Family], angles: Sequence[AngleFamily] = ()) -> dic
         result["unit.py"] = render("unit.py.jinja", unit_file_context())
     result["functional.py"] = functions_text([*families, *angles], _NAME, ", computed by Triton")
     functions = ["functions.py"] if any(c["helpers"] for c in contexts) else []
-    own = target_runtime(_NAME, "tiles.py", *functions, *(["patches.py"] if patches else []))
+    own = target_runtime(_NAME, "tiles.py", *functions, *(_PATCHES if patches else ()))
     result = in_folder(_NAME, result) | folder(_NAME, _WORDS)
     return result | own | shared_runtime("operators.py") | shared_files(patches)
 
 
 def patch_layer_files(maps: Sequence[PatchMap]) -> dict[str, str]:
     """Return the files of a layer that is a convolution with these maps, which also needs those of the torch target."""
-    result = (
-        in_folder(_NAME, _patch_maps(maps)) | folder(_NAME, _WORDS) | target_runtime(_NAME, "tiles.py", "patches.py")
-    )
+    result = in_folder(_NAME, _patch_maps(maps)) | folder(_NAME, _WORDS) | target_runtime(_NAME, "tiles.py", *_PATCHES)
     return result | shared_runtime("operators.py") | shared_files(maps)
 
 

@@ -30,10 +30,9 @@ PATHS_OF = {
     "triton": _KERNELS,
     "cuda": _KERNELS,
 }
-_EDGES = ("no images", "some zero", "all zero", "tiny", "huge", "default kappa")
+_EDGES = ("no images", "some zero", "all zero", "tiny", "huge", "the end", "default kappa")
 _OF_CENTRED = ("constant", "nearly constant")
 _OF_ANY_SCALE = ("eager", "recorded", "inference")
-_AT_THE_END = ("eager", "inference")  # paths on which a map inspects values and resorts to float64 on overflow
 _OUTPUTS = ("traced", "inference")  # paths that return outputs only, no gradients
 _INTERPRETED = ("triton", "cuda")
 _FEW_PATHS = ("traced", "fake", "watched", COMPILED)
@@ -113,8 +112,6 @@ def factors(kind: Kind, backend: str, path: str) -> tuple[dict[str, tuple[Any, .
         found |= {"images": ("three images",), "axes": (2,), "stride": (2,), "recompute": (True,), "backend": (None,)}
         found |= {"extra": ("some",)} if kind.transposed else {}
     every = (*_EDGES, *(_OF_CENTRED if kind.centred else ()), *(() if backend in _INTERPRETED else ("many",)))
-    reach = path in _AT_THE_END and backend not in _INTERPRETED and not kind.centred
-    every = (*every, *(("the end",) if reach else ()))
     return found, tuple(edge for edge in every if _meets(edge, path, backend))
 
 
@@ -150,7 +147,7 @@ RULES = (
     *only("edge", "some zero", images=("three images",)),
     *only("edge", "tiny", dtype=("float32", "bfloat16")),
     *only("edge", "huge", dtype=("float32", "bfloat16")),
-    *only("edge", "the end", dtype=("float32",), backend=("torch", "cpp")),
+    *only("edge", "the end", dtype=("float32",)),
     *only("edge", "constant", dtype=("float32", "float64")),
     *only("edge", "nearly constant", dtype=("float32", "float64")),
     *only("edge", "no images", channels=("few",), images=("three images",)),

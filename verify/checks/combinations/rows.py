@@ -41,8 +41,8 @@ _EDGES = ("no rows", "one row", "a vector", "some zero", "all zero", "tiny", "hu
 _EDGES_OF = {  # by target, in addition to those of all targets
     "torch": ("the end", "tiny halves", "huge halves", "blocks"),
     "cpp": ("the end", "shared"),
-    "triton": ("tiny halves", "huge halves", "long", "long zero"),
-    "cuda": ("longest", "chunks"),
+    "triton": ("the end", "tiny halves", "huge halves", "long", "long zero"),
+    "cuda": ("the end", "longest", "chunks"),
 }
 _LARGE = ("shared", "blocks", "long", "long zero", "longest", "chunks")
 
@@ -134,7 +134,7 @@ def _meets(edge: str, path: str, kind: Kind) -> bool:
     if edge in _LARGE:
         return path == "eager" or (edge == "shared" and path == "recorded")
     if edge in _SCALES:
-        return path in _OF_ANY_SCALE and not (edge == "the end" and kind.centred)  # where the sum of a row overflows
+        return path in _OF_ANY_SCALE
     if path in (COMPILED, INDUCTOR, ROUNDING):
         return edge == "some zero" and (path == ROUNDING or kind.name == "affine-like")
     return path not in ("traced", "fake", "watched") or edge in ("no rows", "a vector")

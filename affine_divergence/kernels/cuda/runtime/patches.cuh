@@ -30,6 +30,8 @@ __device__ inline Wide lane_sum(Wide value) {
 }
 
 struct Box {
+    static constexpr bool TURNED = false;
+
     // The place that an entry of the patch of a position lies at, or -1 for none.
     __device__ static Offset meets(const Axis& axis, Offset position, Offset entry) {
         const Offset place = position * axis.stride + entry * axis.dilation - axis.padding;
@@ -38,6 +40,8 @@ struct Box {
 };
 
 struct Spread {
+    static constexpr bool TURNED = true;
+
     // The position whose patch holds a place as that entry, or -1 for none.
     __device__ static Offset meets(const Axis& axis, Offset place, Offset entry) {
         const Offset reach = place + axis.padding - entry * axis.dilation;
@@ -65,6 +69,52 @@ __device__ inline Wide over_patch(
     return lane_sum(sum);
 }
 
+// A tensor, and how far images, groups, channels and neighbours along three axes of space lie apart. W has groups in the
+// place of images, outputs in that of groups.
+template <typename T>
+struct Spaced {
+    T* data;
+    Offset image, group, channel, first, second, third;
+
+    __device__ T* at(Offset i, Offset g, Offset c, Offset a, Offset b, Offset d) const {
+        return data + i * image + g * group + c * channel + a * first + b * second + d * third;
+    }
+};
+
+// Whether a position is far, by its scale as it lies in memory; one of zero has nothing to add up. Sums of products of
+// its patch may have left the range of the type that a library adds up in.
+__device__ inline bool below(Wide scale, Wide near) {
+    return Rounded(scale) > 0 && Rounded(scale) < near;
+}
+
+// In which the type of the input holds what the scale of a far position multiplies.
+constexpr Wide UNIT = 1 / 18446744073709551616.0;  // 2^-64
+
+// A channel of a convolution at a place as it is defined, of one that is transposed by way of `Spread`. Its loops are kept
+// short, so that the kernels, which seldom come here, need few registers more.
+template <typename Way>
+__device__ inline Wide by_definition(
+    const Spaced<const Element>& x, const Spaced<const Element>& W, Offset image, Offset group, Offset channel,
+    Offset inner, Offset place, const Axis& first, const Axis& second, const Axis& third) {
+    Wide sum = 0;
+#pragma unroll 1
+    for (Offset entry = first.kernel * second.kernel * third.kernel - 1; entry >= 0; --entry) {
+        const Offset line = quotient(entry, third.kernel), k = entry - line * third.kernel;
+        const Offset i = quotient(line, second.kernel), j = line - i * second.kernel;
+        const Offset row = quotient(place, third.here), sheet = quotient(row, second.here);
+        const Offset a = Way::meets(first, sheet, i), b = Way::meets(second, row - sheet * second.here, j);
+        const Offset c = Way::meets(third, place - row * third.here, k);
+        if (a < 0 || b < 0 || c < 0) continue;
+        const Element* value = x.at(image, group, 0, a, b, c);
+        const Element* weight = W.at(group, channel, 0, i, j, k);
+#pragma unroll 1
+        for (Offset n = 0; n < inner; ++n, value += x.channel, weight += W.channel) {
+            sum += Wide(widen(*value)) * Wide(widen(*weight));
+        }
+    }
+    return sum;
+}
+
 // V channels of a position, zero behind the last; those that lie side by side are moved 16 bytes at a time.
 __device__ inline Chunk<Element> channels_at(const Element* position, Offset start, Offset channels, Offset apart) {
     const Element* place = position + start * apart;
@@ -85,5 +135,41 @@ __device__ inline void put_channels(
 #pragma unroll
     for (int k = 0; k < V; ++k) {
         if (start + k < channels) place[k * apart] = chunk.entries[k];
+    }
+}
+
+// Sum up a gradient with respect to parameters again, which a library may have lost where positions are far: the sum over
+// positions of f * g, the gradient with respect to the convolution, times an entry of the patch, less the mean of the
+// patch if there is one. Transposed, by way of `Spread`, the gradient lies in space and the input at positions. The threads
+// of one threadIdx.y, a warp of them, share an entry of the gradient.
+template <typename Way>
+__device__ inline void weights_again(
+    const Spaced<Element>& dW, const Spaced<const Element>& g, const Spaced<const Element>& x, const Rounded* f,
+    const Rounded* m, Offset count, Offset groups, Offset outer, Offset inner, Offset images, const Axis& first,
+    const Axis& second, const Axis& third) {
+    const Offset places = first.here * second.here * third.here;
+    for (Offset own = Offset(blockIdx.x) * blockDim.y + threadIdx.y; own < count; own += Offset(gridDim.x) * blockDim.y) {
+        Offset rest = own;
+        const Offset k = rest % third.kernel, j = (rest /= third.kernel) % second.kernel, i = (rest /= second.kernel) % first.kernel;
+        const Offset c = (rest /= first.kernel) % inner, o = (rest /= inner) % outer, group = rest / outer;
+        Wide sum = 0;
+        for (Offset q = threadIdx.x; q < images * places; q += blockDim.x) {
+            const Offset image = quotient(q, places), place = q - image * places, block = image * groups + group;
+            const Offset line = quotient(place, third.here), across = place - line * third.here;
+            const Offset sheet = quotient(line, second.here), down = line - sheet * second.here;
+            const Offset a = Box::meets(first, sheet, i), b = Box::meets(second, down, j), d = Box::meets(third, across, k);
+            const bool there = a >= 0 && b >= 0 && d >= 0;
+            if (Way::TURNED) {
+                if (!there) continue;
+                const Wide scale = f[((block * first.there + a) * second.there + b) * third.there + d];
+                sum += scale * widen(*g.at(image, group, c, a, b, d)) * widen(*x.at(image, group, o, sheet, down, across));
+            } else {
+                const Wide entry = there ? Wide(widen(*x.at(image, group, c, a, b, d))) : Wide(0);
+                const Wide gradient = f[block * places + place] * Wide(widen(*g.at(image, group, o, sheet, down, across)));
+                sum += gradient * (m == nullptr ? entry : entry - m[block * places + place]);
+            }
+        }
+        sum = lane_sum(sum);
+        if (threadIdx.x == 0) *dW.at(group, o, c, i, j, k) = narrow<Element>(sum);
     }
 }

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ....runtime.patch_places import has_values, placed, three
+from ....runtime.patch_places import has_values, placed, spaced, three
 from ....runtime.patches import Geometry
 from .tiles import INTERPRETED, Tiles, on
 
@@ -29,13 +29,18 @@ def numbers(pointer, image, group, place, s, g, p, inside):
 
 
 @triton.jit
+def wide(tile):
+    """Return a tile in float64; 16 bits and 64 meet by way of 32."""
+    if tile.dtype == tl.bfloat16:
+        tile = tile.to(tl.float32)
+    return tile.to(tl.float64)
+
+
+@triton.jit
 def entries(pointer, image, group, place, columns, s, g, c, p, inside, channels):
     """Return a tile: some channels of each position, zero beyond the ends."""
     at = pointer + (image * s + group * g + place * p)[:, None] + columns.to(tl.int64)[None, :] * c
-    tile = tl.load(at, mask=inside[:, None] & (columns < channels)[None, :], other=0.0)
-    if pointer.dtype.element_ty == tl.bfloat16:  # convert from 16 to 64 bits through 32
-        tile = tile.to(tl.float32)
-    return tile.to(tl.float64)
+    return wide(tl.load(at, mask=inside[:, None] & (columns < channels)[None, :], other=0.0))
 
 
 @triton.jit
@@ -48,82 +53,70 @@ def put(pointer, tile, image, group, place, columns, s, g, c, p, inside, channel
 
 
 @triton.jit
-def box_sum(
-    pointer,
-    block,
-    d,
-    h,
-    w,
-    inside,
-    D,
-    H,
-    W,
-    sd,
-    sh,
-    sw,
-    pd,
-    ph,
-    pw,
-    dd,
-    dh,
-    dw,
-    KD: tl.constexpr,
-    KH: tl.constexpr,
-    KW: tl.constexpr,
-):
+def box_place(d, h, w, kd, kh, kw, geometry):
+    """Return the place on a map (.., D, H, W) of an entry of the patch of each position, and whether it is there."""
+    D, H, W, sd, sh, sw, pd, ph, pw, dd, dh, dw = geometry
+    ld, lh, lw = d * sd + kd * dd - pd, h * sh + kh * dh - ph, w * sw + kw * dw - pw
+    return ld, lh, lw, (ld >= 0) & (ld < D) & (lh >= 0) & (lh < H) & (lw >= 0) & (lw < W)
+
+
+@triton.jit
+def spread_place(d, h, w, kd, kh, kw, geometry):
+    """Return the position of a map (.., D, H, W) whose patch holds each place as an entry, and whether there is one."""
+    D, H, W, sd, sh, sw, pd, ph, pw, dd, dh, dw = geometry
+    ld, lh, lw = d + pd - kd * dd, h + ph - kh * dh, w + pw - kw * dw
+    there = (ld >= 0) & (lh >= 0) & (lw >= 0) & (ld % sd == 0) & (lh % sh == 0) & (lw % sw == 0)
+    qd, qh, qw = ld // sd, lh // sh, lw // sw
+    return qd, qh, qw, there & (qd < D) & (qh < H) & (qw < W)
+
+
+@triton.jit
+def box_sum(pointer, block, d, h, w, inside, geometry, KD: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr):
     """Return the sum of a map (.., D, H, W) over the patch of each position."""
     total = (d * 0).to(tl.float64)
+    D, H, W = geometry[0], geometry[1], geometry[2]
     for kd in tl.static_range(KD):
         for kh in tl.static_range(KH):
             for kw in tl.static_range(KW):
-                ld, lh, lw = d * sd + kd * dd - pd, h * sh + kh * dh - ph, w * sw + kw * dw - pw
-                there = inside & (ld >= 0) & (ld < D) & (lh >= 0) & (lh < H) & (lw >= 0) & (lw < W)
-                total += tl.load(pointer + ((block * D + ld) * H + lh) * W + lw, mask=there, other=0.0)
+                ld, lh, lw, there = box_place(d, h, w, kd, kh, kw, geometry)
+                total += tl.load(pointer + ((block * D + ld) * H + lh) * W + lw, mask=there & inside, other=0.0)
     return total
 
 
 @triton.jit
-def spread_sum(
-    pointer,
-    block,
-    d,
-    h,
-    w,
-    inside,
-    D,
-    H,
-    W,
-    sd,
-    sh,
-    sw,
-    pd,
-    ph,
-    pw,
-    dd,
-    dh,
-    dw,
-    KD: tl.constexpr,
-    KH: tl.constexpr,
-    KW: tl.constexpr,
-):
+def spread_sum(pointer, block, d, h, w, inside, geometry, KD: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr):
     """Return for each position the sum of a map (.., D, H, W) over its positions whose patch contains that position."""
     total = (d * 0).to(tl.float64)
+    D, H, W = geometry[0], geometry[1], geometry[2]
     for kd in tl.static_range(KD):
         for kh in tl.static_range(KH):
             for kw in tl.static_range(KW):
-                ld, lh, lw = d + pd - kd * dd, h + ph - kh * dh, w + pw - kw * dw
-                there = inside & (ld >= 0) & (lh >= 0) & (lw >= 0)
-                there = there & (ld % sd == 0) & (lh % sh == 0) & (lw % sw == 0)
-                qd, qh, qw = ld // sd, lh // sh, lw // sw
-                there = there & (qd < D) & (qh < H) & (qw < W)
-                total += tl.load(pointer + ((block * D + qd) * H + qh) * W + qw, mask=there, other=0.0)
+                ld, lh, lw, there = spread_place(d, h, w, kd, kh, kw, geometry)
+                total += tl.load(pointer + ((block * D + ld) * H + lh) * W + lw, mask=there & inside, other=0.0)
     return total
 
 
+def lengths_and_steps(over: Tensor | None, geometry: Geometry) -> tuple[int, ...]:
+    """Return the lengths of the space that patches lie in, and how they lie: strides, paddings, dilations."""
+    shape = (1, 1, 1) if over is None else three(over.shape[3:])
+    return *shape, *(n for part, other in zip(geometry[1:4], (1, 0, 1), strict=True) for n in three(part, other))
+
+
 def walk(
-    kernel: Any, like: Tensor, tensors: Sequence[Tensor], maps: Sequence[Tensor], geometry: Geometry, **constants: float
+    kernel: Any,
+    like: Tensor,
+    tensors: Sequence[Tensor],
+    maps: Sequence[Tensor],
+    geometry: Geometry,
+    seen: tuple[Tensor, Tensor] | None = None,
+    any_far: Tensor | None = None,
+    **constants: float,
 ) -> None:
-    """Launch a kernel over the positions of ``like``; ``maps`` are summed over patches."""
+    """Launch a kernel over the positions of ``like``; ``maps`` are summed over patches.
+
+    ``seen`` are the input and the parameters (G, O, C, *K) of a convolution that the kernel takes itself at far
+    positions, and ``any_far`` is a number that it sets to one where it meets such a position.
+    """
     if not has_values(like):
         return
     length, height, width = three(like.shape[3:])
@@ -131,8 +124,9 @@ def walk(
     channels = max(1, *(t.shape[2 - like.dim()] for t in tensors))
     columns = min(32, triton.next_power_of_2(channels))
     held = [placed(t, like) for t in tensors]
-    shape = three(maps[0].shape[3:]) if maps else (1, 1, 1)
-    steps = [n for part, other in zip(geometry[1:4], (1, 0, 1), strict=True) for n in three(part, other)]
+    over = maps[0] if maps else seen[0] if seen else None
+    far = [] if seen is None else [*((t, *spaced(t)) for t in seen), seen[0].shape[2]]
+    far += [] if any_far is None else [any_far]
     kernels = dict(zip(("KD", "KH", "KW"), three(geometry.kernel), strict=True))
     tiles = Tiles(_TILE // columns, columns, 0)
     with on(like):
@@ -143,10 +137,10 @@ def walk(
             height,
             width,
             channels,
-            *shape,
-            *steps,
+            *lengths_and_steps(over, geometry),
             *(value for found in held for value in found),
             *(m.contiguous() for m in maps),
+            *far,
             **constants,
             **kernels,
             ROWS=tiles.down,

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from tests.codegen.targets.cuda.patch_host import CENTRED, PLAIN, TURNED, error
+from tests.codegen.targets.patch_problem import CENTRED, PLAIN, TURNED, error
 from verify.checks.geometry import Geometry
 
 _GATHERED = {  # different tilings: by rows or along the line, one register or many, whole or partial

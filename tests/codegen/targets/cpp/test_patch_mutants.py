@@ -12,7 +12,7 @@ from codegen.catalogue import patch_maps
 from codegen.targets.cpp.patch_arithmetic import arithmetic
 from derive.errors import UsageError
 from tests.codegen.targets.cpp.patch_geometries import GEOMETRIES, errors
-from tests.codegen.targets.cuda.patch_host import CENTRED, PLAIN, TURNED, Problem, map_name
+from tests.codegen.targets.patch_problem import CENTRED, PLAIN, TURNED, Problem, map_name
 from tests.emitted import write_all
 
 

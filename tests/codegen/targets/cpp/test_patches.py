@@ -13,7 +13,7 @@ from affine_divergence.kernels.cpp.runtime import patches as cpp_patches
 from affine_divergence.kernels.torch import patch_affine_like as torch_patch_affine_like
 from affine_divergence.runtime import backends
 from tests.codegen.targets.cpp.patch_geometries import GEOMETRIES, SMALL, errors
-from tests.codegen.targets.cuda.patch_host import (
+from tests.codegen.targets.patch_problem import (
     BRAIN,
     CENTRED,
     DOUBLE,

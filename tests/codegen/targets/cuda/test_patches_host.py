@@ -11,7 +11,7 @@ from affine_divergence.kernels.cuda.runtime import patches as cuda_patches
 from affine_divergence.runtime import backends
 from affine_divergence.runtime.patches import Geometry
 from tests.codegen.targets.cuda.host import needs_compiler
-from tests.codegen.targets.cuda.patch_host import (
+from tests.codegen.targets.patch_problem import (
     BRAIN,
     CENTRED,
     DOUBLE,

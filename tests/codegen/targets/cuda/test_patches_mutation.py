@@ -7,7 +7,7 @@ import torch
 
 import affine_divergence
 from tests.codegen.targets.cuda.host import needs_compiler
-from tests.codegen.targets.cuda.patch_host import CENTRED, Problem, error
+from tests.codegen.targets.patch_problem import CENTRED, Problem, error
 from tests.emitted import file_of, shared_by
 from verify.checks.geometry import Geometry
 from verify.cuda_on_host import Host

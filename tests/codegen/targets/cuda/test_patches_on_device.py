@@ -5,7 +5,7 @@ import importlib.util
 import pytest
 import torch
 
-from tests.codegen.targets.cuda.patch_host import BRAIN, DOUBLE, KINDS, SINGLE, error, wide_problem
+from tests.codegen.targets.patch_problem import BRAIN, DOUBLE, KINDS, SINGLE, error, wide_problem
 
 available = torch.cuda.is_available() and importlib.util.find_spec("cuda") is not None
 pytestmark = pytest.mark.skipif(not available, reason="needs a CUDA device and cuda.core")

@@ -21,8 +21,8 @@ from derive.cancel import solve
 from derive.forward_map import Definition
 from derive.layers.convolution import convolution
 from tests.codegen.targets.cuda.host import needs_compiler
-from tests.codegen.targets.cuda.patch_host import KAPPA, error
 from tests.codegen.targets.cuda.test_compile import needs_nvcc, report
+from tests.codegen.targets.patch_problem import KAPPA, error
 from tests.emitted import file_of, shared_by
 from verify.cuda_on_host import Host
 
@@ -87,7 +87,7 @@ def compiles(folder, modules, element, architecture):
 @needs_nvcc
 @pytest.mark.parametrize("target", [("Bfloat", "sm_90")], ids=str)
 def test_nvcc_has_nothing_to_say_of_the_centred_map(tmp_path, target):
-    assert len(compiles(tmp_path, ["patch_affine_like_centred"], *target)) == 7
+    assert len(compiles(tmp_path, ["patch_affine_like_centred"], *target)) == 8
 
 
 @needs_nvcc

@@ -18,10 +18,16 @@ from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
 from affine_divergence.kernels.triton import affine_like, norm_like, norm_like_without_bias, unit  # noqa: E402
-from affine_divergence.kernels.triton.runtime import patches, tiles  # noqa: E402
+from affine_divergence.kernels.triton.runtime import far_patches, patches, tiles  # noqa: E402
 
 TOOL = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-POINTERS = {torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.float32: "*fp32", torch.float64: "*fp64"}
+POINTERS = {
+    torch.float16: "*fp16",
+    torch.bfloat16: "*bf16",
+    torch.float32: "*fp32",
+    torch.float64: "*fp64",
+    torch.int32: "*i32",
+}
 OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion")
 
 
@@ -77,15 +83,19 @@ def amd(made) -> tuple[int, int, str]:
 def source(kernel, arguments, fixed):
     """Return the source that Triton compiles for a launch: types, arguments equal to one, and multiples of 16."""
     types, constants, attributes = {}, dict(fixed), {}
-    for position, (name, value) in enumerate(zip(kernel.arg_names, arguments, strict=False)):
-        if isinstance(value, torch.Tensor):
-            types[name] = POINTERS[value.dtype]
-        elif value == 1:
-            constants[name] = 1
-        else:
-            types[name] = "i32"
+
+    def kind(value, place, key):
+        if isinstance(value, tuple):
+            return tuple(kind(v, (*place, k), (*place, k)) for k, v in enumerate(value))
         if isinstance(value, torch.Tensor) or (value % 16 == 0 and value != 0):
-            attributes[(position,)] = [["tt.divisibility", 16]]
+            attributes[place] = [["tt.divisibility", 16]]
+        if not isinstance(value, torch.Tensor) and value == 1:
+            constants[key] = 1
+            return "constexpr"
+        return POINTERS[value.dtype] if isinstance(value, torch.Tensor) else "i32"
+
+    for position, (name, value) in enumerate(zip(kernel.arg_names, arguments, strict=False)):
+        types[name] = kind(value, (position,), name)
     types = {name: types.get(name, "constexpr") for name in kernel.arg_names}
     return ASTSource(kernel, types, constants, attributes)
 
@@ -116,9 +126,10 @@ def compiling(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[Callabl
         return found
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(folder))
-    for module in (affine_like, norm_like, norm_like_without_bias, unit, patches):
+    for module in (affine_like, norm_like, norm_like_without_bias, unit, patches, far_patches):
         monkeypatch.setattr(module, "on", lambda x: contextlib.nullcontext())
-    monkeypatch.setattr(patches, "has_values", lambda x: True)
+    for module in (patches, far_patches):
+        monkeypatch.setattr(module, "has_values", lambda x: True)
     yield on
     for function in sizes:
         function.cache_clear()

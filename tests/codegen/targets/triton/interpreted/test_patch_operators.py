@@ -8,7 +8,7 @@ from torch.testing._internal.optests.generate_tests import OpCheckError
 
 from affine_divergence.kernels.triton import patch_affine_like as module
 from codegen.catalogue import patch_maps
-from tests.codegen.targets.cuda.patch_host import KINDS, PLAIN, map_name, operator_calls, problem
+from tests.codegen.targets.patch_problem import KINDS, PLAIN, map_name, operator_calls, problem
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning"),  # the interpreter is NumPy
