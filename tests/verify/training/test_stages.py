@@ -72,7 +72,7 @@ def test_stacks_hold_seeds_of_one_stage_and_a_second_run_has_nothing_to_do(swept
     (tmp_path / "best").rename(tmp_path / "away")
     again, _, said = swept("best", "--seeds", "together", "--workers", "1", "--from", "part.csv")
     assert again == part
-    assert said == "part.csv: 8 trials put back, 6 were there already\n"
+    assert said == "part.csv: 8 trials imported, 6 were present already\n"
 
 
 def test_the_plan_counts_the_trials_that_there_will_be(tmp_path):
