@@ -5,40 +5,34 @@ A failed check contains its numbers and the command that repeats it; a skipped c
 
 from __future__ import annotations
 
-from xml.etree import ElementTree
-from xml.etree.ElementTree import Element, SubElement
+from junitparser import Failure, JUnitXml, Skipped, TestCase, TestSuite
 
-from verify.checks.record import Check, Setting, Status, count
+from verify.checks.record import Check, Setting, Status
 
 
 def junit(checks: list[Check], setting: Setting) -> str:
     """Return the XML document as text, with the checks in the given order."""
-    counts = count(checks)
-    root = Element("testsuites", {"name": "affdiv verify", **_counts(len(checks), counts)})
+    document = JUnitXml("affdiv verify")
     for family in dict.fromkeys(check.family for check in checks):
-        own = [check for check in checks if check.family == family]
-        suite = SubElement(root, "testsuite", {"name": family, **_counts(len(own), count(own))})
-        properties = SubElement(suite, "properties")
-        SubElement(properties, "property", name="seed", value=str(setting.seed))
-        for check in own:
-            _add(suite, check)
-    ElementTree.indent(root, " ")
-    text = ElementTree.tostring(root, encoding="unicode", xml_declaration=False)
-    return f'<?xml version="1.0" encoding="UTF-8"?>\n{text}\n'
+        suite = TestSuite(family)
+        suite.add_property("seed", str(setting.seed))
+        suite.add_testcases([_case(check) for check in checks if check.family == family])
+        document.add_testsuite(suite)
+    document.update_statistics()
+    text: bytes = document.tostring()
+    return text.decode()
 
 
-def _counts(tests: int, counts: dict[str, int]) -> dict[str, str]:
-    return {"tests": str(tests), "failures": str(counts["fail"]), "skipped": str(counts["skipped"]), "errors": "0"}
-
-
-def _add(suite: Element, check: Check) -> None:
+def _case(check: Check) -> TestCase:
     place = f"{check.layer}.{check.backend}.{check.device}.{check.dtype}"
-    case = SubElement(suite, "testcase", name=check.id, classname=_plain(place))
+    case = TestCase(check.id, classname=_plain(place))
     if check.status is Status.SKIPPED:
-        SubElement(case, "skipped", message=_plain(check.reason))
+        case.result = [Skipped(_plain(check.reason))]
     if check.status is Status.FAIL:
-        failure = SubElement(case, "failure", message=_plain(check.reason), type=_plain(check.equation))
+        failure = Failure(_plain(check.reason), _plain(check.equation))
         failure.text = _plain(f"measured {check.measured}, bound {check.bound}\nrepeat: {check.reproduce}")
+        case.result = [failure]
+    return case
 
 
 def _plain(text: str) -> str:
