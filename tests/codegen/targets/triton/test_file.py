@@ -36,7 +36,7 @@ def emitted():
 def test_the_files_of_the_target():
     maps = [*MAP_FILES, *(file_of("triton", f"{m.module}.py") for m in patch_maps()), file_of("triton", "unit.py")]
     around = [file_of("triton", name) for name in ("__init__.py", "functional.py")]
-    around += [shared_by("triton", name) for name in ("__init__.py", "tiles.py", "patches.py")]
+    around += [shared_by("triton", name) for name in ("__init__.py", "tiles.py", "patches.py", "far_patches.py")]
     around += [shared(name) for name in ("__init__.py", "patch_places.py", "patch_operators.py", "operators.py")]
     assert sorted(emitted()) == sorted([*maps, *around])
     assert files(chosen()) == emitted()
