@@ -1,9 +1,9 @@
 // The backward pass of a map of patches in one call, for the generated kernels for convolutions.
 //
-// `Map` is the arithmetic of a map, entry by entry and position by position; the sums around it are taken here. The
-// gradient through a position's scale needs the sum over the output's channels of dh[o] h[o]. As h is a convolution and
-// perhaps something `beside` it, this is the sum over the patch of x[c,k] (W^T dh)[c,k], and dh[o] times what is beside:
-// the products W^T dh are there anyway for the gradient with respect to the input. So no convolution is taken again, or kept.
+// `Map` is a map's arithmetic, entry by entry and position by position; this file has the sums around it. The
+// gradient through a position's scale needs the sum over output channels of dh[o] h[o]. Since h is a convolution plus
+// other terms (`beside`), this is the sum over the patch of x[c,k] (W^T dh)[c,k], plus dh[o] times those terms. The
+// gradient with respect to the input needs W^T dh anyway, so no convolution is recomputed or kept.
 
 #pragma once
 
@@ -13,7 +13,7 @@
 
 namespace kernels {
 
-// The backward pass: gradients with respect to the input, W and b, those of them that are wanted.
+// The backward pass: the wanted ones of the gradients with respect to the input, W and b.
 template <typename Map>
 class Backward {
   public:
@@ -26,7 +26,7 @@ class Backward {
           width_(by_lanes_ ? given.outputs * LANES : up(given.outputs, LANES)),
           summed_(given.inputs * layout_.met + layout_.parts.size() * SLACK) {}
 
-    // Work on all images; without memory, return how much is needed.
+    // Process all images; without memory, return how much is needed.
     Offset operator()(
         const Element* g, const Element* x, const Element* f, Element* dx, Element* dW, Element* db, int threads) {
         packed_ = room_.take(blocks_ * DOWN * given_.outputs * layout_.met);
@@ -46,10 +46,10 @@ class Backward {
     }
 
   private:
-    // Entries whose sums are taken at once where each is one register, and how many may be beyond those of a part.
+    // Entries summed at once if each sum is one register; also the padding, in entries, after each part's sums.
     static constexpr int SLACK = 2 * ENTRIES;
 
-    // What centred patches need beside: numbers an entry, a position, and an output.
+    // Additional data for centred patches: numbers per entry, per position, and per output.
     struct Means {
         Element *mean, *to_mean;
         Wide *entries, *means, *through, *spread, *to_filters;
@@ -61,7 +61,7 @@ class Backward {
         Means means;
     };
 
-    // Work on all images of a group.
+    // Process all images of a group.
     void one_group(
         const std::vector<Own>& owned, const Element* g, const Element* x, const Element* f, Element* dx, Element* dW,
         Element* db, int threads) {
@@ -84,7 +84,7 @@ class Backward {
         if (db) add_biases(owned, db);
     }
 
-    // Work on the positions of a part.
+    // Process the positions of a part.
     void one_part(
         const Own& own, const Part& part, const Ahead& ahead, const Element* g, const Element* f, bool dx, bool dW) {
         for (const Run& run : part.held) {
@@ -113,7 +113,7 @@ class Backward {
 
     Offset channels() const { return blocks_ * DOWN; }
 
-    // Return where the sums of a part for the gradient with respect to W begin, in entries.
+    // Return the offset, in entries, of a part's sums for the gradient with respect to W.
     Offset sums(const Part& part) const { return given_.inputs * part.before + (&part - layout_.parts.data()) * SLACK; }
 
     Own own() {
@@ -164,7 +164,7 @@ class Backward {
         }
     }
 
-    // Take the mean of each patch.
+    // Compute the mean of each patch.
     void mean(const Own& own, const Part& part) {
         const Means& to = own.means;
         const Wide* const entries = over_rows(part, to.entries, own.rows);
@@ -176,7 +176,7 @@ class Backward {
         }
     }
 
-    // Fill a panel (outputs, registers) with the gradient of what the scale multiplies, zero where no position is.
+    // Fill a panel (outputs, registers) with the gradient dh, zero where there is no position.
     void incoming(
         const Own& own, const Part& part, const Ahead& ahead, const Element* g, Offset first, Offset end) {
         const Offset begin = first * LANES;
@@ -200,7 +200,7 @@ class Backward {
         }
     }
 
-    // Scale a register of the gradient with respect to the output, and add what the gradient with respect to b gets.
+    // Scale a register of the gradient with respect to the output, and add its part of the gradient with respect to b.
     void one_register(
         const Own& own, const Part& part, Offset r, const Ahead& ahead, const Element* g, Element* dh,
         Element (&sums)[LANES]) {
@@ -217,7 +217,7 @@ class Backward {
         }
     }
 
-    // Do so for some lanes.
+    // The same for some lanes.
     void some(const Element* f, const Element* g, Offset step, Offset count, Element* dh, Element (&sums)[LANES]) {
 #pragma omp simd
         for (Offset i = 0; i < count; ++i) {
@@ -226,7 +226,7 @@ class Backward {
         }
     }
 
-    // Add what entries of dh give to the gradient of the means; return what they give to that of a filter's sum.
+    // Add the part of dh in the gradient of the means; return its part in the gradient of a filter's sum.
     Element around(const Element* dh, Element filter, const Element* means, Offset count, Element* to_mean) {
         Element sum = 0;
 #pragma omp simd reduction(+ : sum)
@@ -278,7 +278,7 @@ class Backward {
         });
     }
 
-    // Add what a panel gives to the gradient with respect to the input, and its products with the entries of each patch.
+    // Add a panel's part of the gradient with respect to the input, and its products with the entries of each patch.
     void transposed(const Own& own, const Part& part, Offset first, Offset end) {
         for (Offset k = 0; k < Offset(part.taps.size()); ++k)
             for (Offset block = 0; block < blocks_; ++block) {
@@ -294,7 +294,7 @@ class Backward {
             }
     }
 
-    // Products of W and one tile of a panel, for one entry of the patches of M channels, added where they belong.
+    // Products of W and one tile of a panel, for one entry of the patches of M channels.
     template <int M, int N>
     void fold(const Element* w, const Element* dh, const Own& own, const Offset (&here)[N], Offset lane) {
         Vector sums[M][N] = {}, values[N];
@@ -338,7 +338,7 @@ class Backward {
         }
     }
 
-    // to[r] += sum over the registers of x[r] dh, lane by lane: for so few outputs that lanes of outputs stayed empty.
+    // to[r] += sum over the registers of x[r] dh, lane by lane, for so few outputs that lanes would be empty.
     template <int M>
     void lanes(
         const Part& part, const Element* const (&x)[M], const Element* dh, Offset first, Offset end, Element* to) {
@@ -378,7 +378,7 @@ class Backward {
             for (int n = 0; n < N; ++n) store(to + r * width_ + n * LANES, sums[r][n]);
     }
 
-    // Add up one number a position of a part over the patches that an entry of the image is in.
+    // Sum one number per position of a part over the patches that contain an entry of the image.
     void spread(const Own& own, const Part& part, const Wide* from, Wide* to) {
         if (layout_.parts.size() > 1) std::fill_n(own.back, layout_.reach + layout_.channel, Wide(0));
         part.lay(from, own.back + layout_.reach, 0, part.registers.size());
@@ -396,7 +396,7 @@ class Backward {
         }
     }
 
-    // Take the gradient through the scales of a part.
+    // Compute the gradient through the scales of a part.
     void scales(const Own& own, const Part& part) {
         for (Offset r = 0; r < Offset(part.registers.size()); ++r) {
             Wide* const through = own.through + r * LANES;
@@ -411,7 +411,7 @@ class Backward {
         if (Map::centred) spread(own, part, own.means.through, own.means.spread);
     }
 
-    // Add the gradient through the scales, and leave the layout.
+    // Add the gradient through the scales, and write the result to the caller's layout.
     void input(const Own& own, Element* dx) {
         const Offset step = given_.dx.axis[2] * layout_.stride[2];
         each(results_, given_.inputs, given_.dx, [&](Offset c, const Run& run) {
@@ -438,7 +438,7 @@ class Backward {
             });
     }
 
-    // Add those of a tile of entries and outputs, which is read along the outputs and written along the entries.
+    // Add the sums of a tile of entries and outputs: read along the outputs, written along the entries.
     void add_tile(const std::vector<Own>& owned, const Part& part, Offset first, Offset o, Element* dW) {
         const Offset taps = part.taps.size(), lanes = by_lanes_ ? LANES : 1;
         const Offset entries = std::min<Offset>(LANES, given_.inputs * taps - first);
@@ -458,7 +458,7 @@ class Backward {
             }
     }
 
-    // Return an entry of the gradient with respect to W from the products with patches that are not centred.
+    // Return an entry of the gradient with respect to W from the products with uncentred patches.
     Element centred(Element products, Offset o, const std::vector<Own>& owned) {
         if constexpr (Map::centred) {
             Wide sum = 0;
@@ -484,7 +484,7 @@ class Backward {
     Room room_;
     const Offset entries_, positions_, blocks_;
     const bool one_channel_, by_lanes_;
-    const Offset width_, summed_;  // numbers of the sums of one entry, and entries with sums
+    const Offset width_, summed_;  // length of the sums of one entry, and number of entries with sums
     Element *packed_, *filters_;
 };
 

@@ -1,13 +1,13 @@
-// Where entries of an image lie in the memory of a kernel, and which of them are the patches of its positions.
+// The layout of an image in a kernel's memory, and the entries of each position's patch.
 //
-// An image is copied with its padding into rows of one length; where a convolution takes steps of more than one, entries
-// with one remainder lie side by side. The positions then lie in one line, and entry k of all patches is the line that
-// begins at offset[k], none further on than `reach`. Registers cover the line, or each row of positions; what they hold
-// between two rows is not read, and the gradient with respect to the output is zero there.
+// An image is copied with its padding into rows of equal length; for a stride above one, entries with the same remainder
+// are contiguous. The positions then form one line, and entry k of all patches is the line that
+// begins at offset[k], at most at `reach`. Registers cover the line, or each row of positions; their contents
+// between two rows are not used, and the gradient with respect to the output is zero there.
 //
-// A transposed convolution takes its steps in the output. Position q meets entry k of the kernel where a step divides
-// q + padding - dilation k, and then the entry of the image that the quotient counts. So positions with one remainder
-// meet the same entries of the kernel, and are those of a convolution without steps: they are a part of the positions.
+// A transposed convolution has its stride in the output. Position q uses entry k of the filter if the stride divides
+// q + padding - dilation k, and the quotient is the image entry's index. So positions with the same remainder
+// use the same entries of the filter, and are the positions of a convolution with stride one: a part of the positions.
 
 #pragma once
 
@@ -18,48 +18,48 @@
 
 namespace kernels {
 
-// How far entries lie apart: images, groups, channels, and neighbours along three axes of space.
+// Strides: of images, groups, channels, and along three axes of space.
 struct Steps {
     Offset image, group, channel, axis[3];
 };
 
-// Whole numbers from Python; `inputs` and `outputs` are the channels of one group. `room` is how many numbers of scratch
-// memory a kernel wants, which it says if it gets none.
+// Integers from Python; `inputs` and `outputs` are the channels of one group. `room` is the amount of scratch
+// memory that a kernel needs, which it returns if it gets none.
 struct Given {
     Offset images, groups, inputs, outputs, length[3], positions[3], kernel[3], stride[3], padding[3], dilation[3];
     Steps x, z, dx;
     Offset room;
 };
 
-// Return how many entries a patch has.
+// Return the number of entries of a patch.
 inline Wide entries_of(const Given& given) {
     return Wide(given.inputs * given.kernel[0] * given.kernel[1] * given.kernel[2]);
 }
 
-// What lies in one step in a tensor of the caller and in the layout: `count` entries from `there` and from `here` on.
+// A run with constant strides in the caller's tensor and in the layout: `count` entries from `there` and from `here`.
 struct Run {
     Offset there, here, count;
-    Offset position;  // of an output without gaps that has one channel
+    Offset position;  // in a contiguous output with one channel
 };
 
-// Which positions along one axis are those of a part, `first` and every `step` from there, and what meets them.
+// The positions of a part along one axis, `first` and every `step` from there, and the entries that they use.
 struct Meeting {
     Offset count, first, step;
-    std::vector<Offset> kernel, shift;  // entries of the kernel, and of the image at the first position
+    std::vector<Offset> kernel, shift;  // entries of the filter, and of the image at the first position
 };
 
-// Positions that meet the same entries of the kernel.
+// Positions that use the same entries of the filter.
 struct Part {
-    Offset before;                  // how many entries of the kernel the parts before it meet
-    std::vector<Offset> taps;       // entries of the kernel that it meets
-    std::vector<Offset> offset;     // of those in the line
-    std::vector<Offset> across, down;  // the same as sums of two: along the last axis, and along the others
-    std::vector<Offset> registers;  // where each begins in the line
-    Offset lowest, extent;          // the largest of `down`, and how far from the line's begin registers and it reach
-    std::vector<Run> held;          // by the registers, of the output; `here` counts their lanes from the first on
-    std::vector<Offset> first;      // of what is held, for each register, and the end
+    Offset before;                  // number of filter entries that the earlier parts use
+    std::vector<Offset> taps;       // entries of the filter that it uses
+    std::vector<Offset> offset;     // offsets of these entries in the line
+    std::vector<Offset> across, down;  // the offsets as sums of two: along the last axis, and along the others
+    std::vector<Offset> registers;  // the beginning of each in the line
+    Offset lowest, extent;          // the largest of `down`, and the reach of registers plus it from the line's beginning
+    std::vector<Run> held;          // runs of the output in the registers; `here` counts lanes from the first one
+    std::vector<Offset> first;      // the first run of each register, and the end
 
-    // Write what the lanes of registers hold into a line; between positions it stays as it is.
+    // Write the lanes of registers into a line; entries between positions do not change.
     template <typename Number>
     void lay(const Number* from, Number* line, Offset r, Offset end) const {
         for (; r < end; ++r)
@@ -67,16 +67,16 @@ struct Part {
                 copy(from + held[n].here, held[n].count, line + registers[r] + held[n].here - r * LANES);
     }
 
-    // Return whether the lanes of a register are positions that follow each other in an output, and no others.
+    // Return whether the lanes of a register are exactly consecutive positions of an output.
     bool full(Offset r) const { return first[r + 1] == first[r] + 1 && held[first[r]].count == LANES; }
 };
 
-// Where entries of an image lie, and the parts of the positions.
+// The layout of an image, and the parts of the positions.
 struct Layout {
     Offset stride[3], padding[3], rows[3], part, channel, reach;
-    Offset taps, met;                     // how many entries the kernel has, and how many of them some position meets
+    Offset taps, met;                     // number of filter entries, and of those that some position uses
     Offset step;                          // from a position to the next of its part
-    Offset output_step, input_step, own;  // in W: from an output and from an input to the next; lanes of the longest part
+    Offset output_step, input_step, own;  // strides of W per output and per input; lanes of the longest part
     std::vector<Part> parts;
 
     Layout(const Given& given, bool transposed) : part(1), reach(0), taps(1), met(0), own(0) {
@@ -93,13 +93,13 @@ struct Layout {
         output_step = transposed ? taps : given.inputs * taps;
         input_step = transposed ? given.outputs * taps : taps;
         channel = up(part * parts_of_image + LANES, CACHE_LINE);
-        if (channel / CACHE_LINE % 2 == 0) channel += CACHE_LINE;  // channels keep out of each other's way in a cache
+        if (channel / CACHE_LINE % 2 == 0) channel += CACHE_LINE;  // so that channels do not evict each other from a cache
         for (const Meeting& i : axes[0])
             for (const Meeting& j : axes[1])
                 for (const Meeting& k : axes[2]) add(given, i, j, k);
     }
 
-    // Return what positions meet along an axis, and how the image is placed there.
+    // Return the entries that positions use along an axis, and the placement of the image there.
     Meeting along(const Given& given, int a) {
         Meeting found = {given.positions[a], 0, 1, {}, {}};
         padding[a] = given.padding[a];
@@ -135,7 +135,7 @@ struct Layout {
         return found;
     }
 
-    // Add the part of the positions that these are along the axes.
+    // Add the part with these positions along the axes.
     void add(const Given& given, const Meeting& i, const Meeting& j, const Meeting& k) {
         Part made;
         made.before = met;
@@ -157,7 +157,7 @@ struct Layout {
         parts.push_back(made);
     }
 
-    // Return how many lanes the registers of the longest part have.
+    // Return the number of lanes in the registers of the longest part.
     Offset lanes() const { return own; }
 
     // Cover the positions by registers: the line as a whole, or each row of positions, whichever takes fewer.
@@ -202,7 +202,7 @@ struct Layout {
 
     Offset place(Offset i, Offset j, Offset k) const { return (i * rows[1] + j) * rows[2] + k; }
 
-    // Return where an entry of the padded image lies.
+    // Return the offset of an entry of the padded image.
     Offset entry(Offset i, Offset j, Offset k) const {
         const Offset remainder = ((i % stride[0]) * stride[1] + j % stride[1]) * stride[2] + k % stride[2];
         return remainder * part + place(i / stride[0], j / stride[1], k / stride[2]);

@@ -6,7 +6,7 @@
 
 namespace kernels {
 
-// Memory that the caller gives, dealt out in order.
+// Memory from the caller, allocated in order.
 struct Room {
     Element* begin;
     Offset used;
@@ -19,7 +19,7 @@ struct Room {
     }
 };
 
-// Let each thread work on its share of so many things.
+// Let each thread process its share of `count` items.
 template <typename Work>
 inline void shared(Offset count, int threads, const Work& work) {
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
@@ -27,7 +27,7 @@ inline void shared(Offset count, int threads, const Work& work) {
         work(thread, count * thread / threads, count * (thread + 1) / threads);
 }
 
-// Visit every run of every channel, neighbours one after the other.
+// Visit every run of every channel, in memory order.
 template <typename Visit>
 inline void each(const std::vector<Run>& runs, Offset channels, const Steps& steps, const Visit& visit) {
     if (steps.axis[2] <= steps.channel)
@@ -38,8 +38,8 @@ inline void each(const std::vector<Run>& runs, Offset channels, const Steps& ste
             for (Offset c = 0; c < channels; ++c) visit(c, run);
 }
 
-// How far ahead of what is read of an image the next one lies: in the input, the output and the scale; zeros after the last.
-// It is fetched meanwhile, as the images of a group lie so far apart that no processor foresees where.
+// The distance to the next image in the input, the output and the scale; zeros for the last image. It is prefetched
+// meanwhile, since the images of a group are too far apart for the processor's own prefetching.
 struct Ahead {
     Offset x, z, f;
 
@@ -89,7 +89,7 @@ inline void pack_transposed(const Given& given, const Layout& layout, const Elem
     for (const Part& part : layout.parts) {
         const Offset taps = part.taps.size();
         shared(blocks, threads, [&](int, Offset begin, Offset end) {
-            for (Offset first = 0; first < given.outputs; first += LANES)  // few rows of W at once, which are far apart
+            for (Offset first = 0; first < given.outputs; first += LANES)  // few rows of W at once, since they are far apart
                 for (Offset block = begin; block < end; ++block)
                     for (Offset k = 0; k < taps; ++k)
                         for (Offset o = first; o < std::min(first + LANES, given.outputs); ++o) {
@@ -103,7 +103,7 @@ inline void pack_transposed(const Given& given, const Layout& layout, const Elem
     }
 }
 
-// Sum each filter of W (outputs, entries), as the mean of a patch meets it.
+// Sum each filter of W (outputs, entries): the factor of a patch's mean.
 inline void sum_filters(const Element* W, Offset outputs, Offset entries, Element* sums, int threads) {
     shared(outputs, threads, [&](int, Offset o, Offset end) {
         for (; o < end; ++o) {
@@ -115,7 +115,7 @@ inline void sum_filters(const Element* W, Offset outputs, Offset entries, Elemen
     });
 }
 
-// Write a register of sums of one number an entry, over entries that lie so many steps further on or back.
+// Write a register of sums of one number per entry, over entries at the given distances.
 inline void add_up(const Wide* from, const std::vector<Offset>& steps, Offset sign, Wide* to) {
     WideVector sums[WIDES] = {};
     for (const Offset step : steps)
@@ -123,25 +123,25 @@ inline void add_up(const Wide* from, const std::vector<Offset>& steps, Offset si
     for (int n = 0; n < WIDES; ++n) *(LooseWide*)(to + n * WIDE_LANES) = sums[n];
 }
 
-// Return one number an entry whose sums over `down` are those over patches: its sums along the last axis.
+// Return the sums along the last axis of one number per entry; their sums over `down` are the sums over patches.
 inline const Wide* over_rows(const Part& part, const Wide* numbers, Wide* room) {
     if (part.across.size() < 2) return numbers;
     for (Offset at = 0; at < part.extent; at += LANES) add_up(numbers + at, part.across, 1, room + at);
     return room;
 }
 
-// Add up what `over_rows` returns over the patches of a register.
+// Sum the result of `over_rows` over the patches of a register.
 inline void over_patch(const Part& part, Offset r, const Wide* numbers, Wide* sums) {
     add_up(numbers + part.registers[r], part.down, 1, sums);
 }
 
-// A number of registers that the compiler knows.
+// A number of registers that is a compile-time constant.
 template <int N>
 struct Registers {
     static constexpr int count = N;
 };
 
-// Call `tile` for tiles of up to ACROSS registers: with the first of them, and how many as a constant.
+// Call `tile` for tiles of up to ACROSS registers, with the first one and their number as a constant.
 template <typename Tile>
 inline void tiles(Offset first, Offset end, const Tile& tile) {
     while (first < end) {

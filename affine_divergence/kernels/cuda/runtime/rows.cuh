@@ -1,10 +1,10 @@
-// Rows in registers: what the generated kernels share.
+// Rows in registers: shared by the generated kernels.
 //
 // Compile with -DELEMENT=float, double, Half or Bfloat: the type of the input. Arithmetic is done in `Wide`.
 //
-// A row belongs to the threads of one threadIdx.y: up to a warp of them (several rows a block) or a whole block. They walk
-// along it in steps of V entries each, 16 bytes of the input's type, and add up in an order that only depends on the
-// length and the block: the same input gives the same bits. No atomics.
+// A row belongs to the threads of one threadIdx.y: up to a warp (several rows per block) or a whole block. They step
+// along it by V entries each, 16 bytes of the input's type, and sum in an order that depends only on the
+// length and the block, so that equal inputs give equal bits. No atomics.
 
 typedef long long Offset;
 
@@ -27,7 +27,7 @@ struct WideOf<double> {
 };
 
 typedef ELEMENT Element;
-#ifdef WIDE  // a kernel may ask for more
+#ifdef WIDE  // a kernel may require a wider type
 typedef WIDE Wide;
 #else
 typedef WideOf<Element>::Type Wide;
@@ -37,7 +37,7 @@ constexpr int V = 16 / sizeof(Element);
 constexpr unsigned ALL_LANES = 0xffffffffu;
 constexpr int LANES = 32;
 
-#ifndef HALF_CONVERSIONS  // a compiler for the host brings its own
+#ifndef HALF_CONVERSIONS  // the host's compiler has its own
 __device__ inline float half_to_float(unsigned short bits) {
     float wide;
     asm("cvt.f32.f16 %0, %1;" : "=f"(wide) : "h"(bits));
@@ -98,7 +98,7 @@ __device__ inline bool whole_chunk(const T* place, Offset start, Offset length) 
     return start + V <= length && (unsigned long long)(place) % 16 == 0;
 }
 
-// Entries behind the end of the row are zero.
+// Entries after the end of the row are zero.
 template <typename T>
 __device__ inline void load(const T* row, Offset start, Offset length, Wide (&entries)[V]) {
     const T* place = row + start;
@@ -169,7 +169,7 @@ __device__ inline Wide column_sum(Wide value) {
 }
 
 // A power of two near the largest absolute value of a row, to divide by without rounding: neither it nor its square is
-// zero, and it is finite. A NaN or an infinity in the row still reaches whatever is divided.
+// zero, and it is finite. A NaN or an infinity in the row still propagates to the quotients.
 __device__ inline Wide magnitude(Wide largest) {
     constexpr int lowest = sizeof(Wide) == 8 ? -511 : -63;
     constexpr int highest = sizeof(Wide) == 8 ? 1022 : 126;
@@ -177,8 +177,8 @@ __device__ inline Wide magnitude(Wide largest) {
     return ldexp(Wide(1), exponent < highest ? exponent : highest);
 }
 
-// The unit of a row so long that products with it may leave the range, or its scale, at the other end.
+// The unit of a far row: products with it may overflow, or its scale may underflow.
 __device__ inline Wide far_unit() { return ldexp(Wide(1), sizeof(Wide) == 8 ? -511 : -63); }
 
-// The unit in which a row is measured, a power of two.
+// The unit of a row, a power of two.
 __device__ inline Wide unit_of(Wide peak) { return peak * far_unit() > 1 ? far_unit() : Wide(1); }

@@ -1,6 +1,6 @@
 // The forward pass of a map of patches in one call, for the generated kernels for convolutions.
 //
-// `Map` is the arithmetic of a map, entry by entry and position by position; the sums around it are taken here.
+// `Map` is a map's arithmetic, entry by entry and position by position; this file has the sums around it.
 
 #pragma once
 
@@ -15,7 +15,7 @@ class Forward {
     Forward(const Map& map, const Given& given, const Element* W, const Element* b, Element* room)
         : map_(map), given_(given), layout_(given, Map::transposed), runs_(layout_.runs(given, given.x)), W_(W), b_(b), room_{room, 0} {}
 
-    // Work on all images; without memory, return how much is needed, else whether some may be far.
+    // Process all images; without memory, return how much is needed, else whether some may be far.
     Offset operator()(const Element* x, Element* z, Element* f, int threads) {
         packed_ = room_.take(up(given_.outputs, DOWN) * given_.inputs * layout_.met);
         filters_ = room_.take(Map::centred ? given_.outputs : 0);
@@ -55,12 +55,12 @@ class Forward {
         Wide *squares, *rows, *entries, *rows_of_entries;
     };
 
-    // Return memory for one number an entry, which reads of whole registers do not leave.
+    // Return memory for one number per entry, padded so that reads of whole registers stay inside.
     Wide* squares_room(bool wanted = true) {
         return room_.template take<Wide>(wanted ? layout_.channel + LANES : 0);
     }
 
-    // Sum squares over channels; entries too where patches are centred.
+    // Sum squares over channels, and entries too if patches are centred.
     void over_channels(const Own& own) {
         if (Map::centred) std::fill_n(own.entries, layout_.channel, Wide(0));
         for (Offset c = 0; c < given_.inputs; ++c) {
@@ -73,7 +73,7 @@ class Forward {
         for (Offset i = 0; i < layout_.channel; ++i) own.squares[i] = map_.total(own.squares[i]);
     }
 
-    // Sum what channels have in common over patches, and take the scale of each.
+    // Sum these sums over patches, and compute the scale of each patch.
     void scale(const Own& own, const Part& part, Element* f) {
         const Wide* const squares = over_rows(part, own.squares, own.rows);
         const Wide* const entries = Map::centred ? over_rows(part, own.entries, own.rows_of_entries) : nullptr;
@@ -100,8 +100,8 @@ class Forward {
                 for (Offset i = 0; i < run.count; ++i) f[run.position + i * layout_.step] = own.f[run.here + i];
     }
 
-    // Take the convolution in tiles: those of a stripe for some channels after another, whose part of W stays at hand.
-    // Inside the walk over images, addresses of the innermost loop would leave their registers.
+    // Compute the convolution in tiles: all tiles of a stripe for some channels at a time, whose part of W stays cached.
+    // Kept out of the loop over images, where addresses of the innermost loop would be spilled.
     __attribute__((noinline)) void output(const Own& own, const Part& part, Element* z) {
         const Offset count = part.registers.size();
         for (Offset begin = 0; begin < count; begin += STRIPE)
@@ -112,7 +112,7 @@ class Forward {
                 });
     }
 
-    // One tile of M channels, of which the last may be beyond the output's.
+    // One tile of M channels, the last of which may be beyond the output's.
     template <int M, int N>
     void tile(const Own& own, const Part& part, Offset first, Offset o, Element* z) {
         const Element *x[N], *const scales = own.f + first * LANES, *const means = own.mean + first * LANES;

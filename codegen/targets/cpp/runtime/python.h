@@ -1,8 +1,8 @@
-// Kernels as functions of Python: what stands between a call and a kernel, for every kernel the same.
+// Kernels as Python functions: the code between a call and a kernel, the same for every kernel.
 //
-// Compiled with -DPYTHON and Python's headers, a file of kernels is a module of Python as well. A call then costs a third
-// of one by ctypes, which counts after a product of matrices, which evicts the caches. Without the headers the
-// file has the kernels alone, and ctypes calls them.
+// Compiled with -DPYTHON and Python's headers, a file of kernels is also a Python module. A call then costs a third of a
+// call by ctypes, which matters after a matrix product, since that evicts the caches. Without the headers the file has
+// only the kernels, and ctypes calls them.
 
 #pragma once
 
@@ -37,7 +37,7 @@ struct Function;
 
 template <typename Result, typename... Values, Result (*kernel)(Values...)>
 struct Function<kernel> {
-    // Convert, let other threads have the interpreter, and run. Returns what the kernel does, or None.
+    // Convert the arguments, release the GIL, and run. Returns the kernel's result, or None.
     static PyObject* call(PyObject*, PyObject* const* given, Py_ssize_t count) {
         if (count != sizeof...(Values)) {
             return PyErr_Format(PyExc_TypeError, "a kernel takes %zu values, not %zd", sizeof...(Values), count);

@@ -1,8 +1,8 @@
-// Rows in memory: what the generated kernels for the CPU share.
+// Rows in memory: shared by the generated kernels for the CPU.
 //
-// Compile with -DELEMENT=float, double or Bfloat16: the type of the input. Arithmetic is done in `Wide`: in the same type, or
-// in float where that has 16 bits. Rows are shared among threads; within a row the compiler may add up in parts. Both orders follow from the lengths and the number of
-// threads: the same input gives the same bits.
+// Compile with -DELEMENT=float, double or Bfloat16: the type of the input. Arithmetic is in `Wide`: the same type, or
+// float for 16 bits. Threads share the rows; within a row the compiler may sum in parts. Both orders depend only on the
+// lengths and the number of threads, so that equal inputs give equal bits.
 
 #pragma once
 
@@ -15,7 +15,7 @@
 
 #define KERNEL extern "C" __attribute__((visibility("default"))) void
 
-// One that answers: whether it met a row whose entries, or the products of them, may leave the range.
+// A kernel that returns whether a row has entries whose products may leave the range.
 #define TELLS extern "C" __attribute__((visibility("default"))) int
 
 namespace kernels {
@@ -30,13 +30,13 @@ struct Bfloat16 {
 
     Bfloat16(float value) : bits(nearest(value)) {}
 
-    // Without a number in between, which compilers would copy one at a time.
+    // Without an intermediate value, which compilers would copy one at a time.
     Bfloat16& operator=(float value) {
         bits = nearest(value);
         return *this;
     }
 
-    // The nearest, of two as near that which ends in zero; a NaN stays one.
+    // Rounds to nearest, ties to even; a NaN stays a NaN.
     static uint16_t nearest(float value) {
         uint32_t all;
         memcpy(&all, &value, sizeof all);
@@ -63,24 +63,24 @@ inline Wide sign(Wide value) { return Wide((value > 0) - (value < 0)); }
 
 inline Wide heaviside(Wide value) { return (sign(value) + 1) / 2; }
 
-// One instruction, where the library's function also has an answer for two numbers that are none.
+// One instruction; the library's function also handles NaNs.
 inline Wide fmax(Wide a, Wide b) { return a > b ? a : b; }
 
 inline Wide fmin(Wide a, Wide b) { return a < b ? a : b; }
 
-// Ask for the row behind the one at hand, which a core would else wait for.
+// Prefetch the next row, for which a core would otherwise wait.
 inline void ahead(const Element* row, Offset length) {
     constexpr Offset line = 64 / sizeof(Element);
     for (Offset k = 0; k < length; k += line) __builtin_prefetch(row + length + k);
 }
 
-// A row belongs to one thread, which has all of its sum.
+// A row belongs to one thread, which has its complete sum.
 inline Wide row_sum(Wide value) { return value; }
 
 inline Wide row_largest(Wide value) { return value; }
 
 // A power of two near the largest absolute value of a row, to divide by without rounding: neither it nor its square is
-// zero, and it is finite. A NaN or an infinity in the row still reaches whatever is divided.
+// zero, and it is finite. A NaN or an infinity in the row still propagates to the quotients.
 inline Wide magnitude(Wide largest) {
     constexpr bool twice = sizeof(Wide) == 8;
     constexpr Bits exponent = twice ? Bits(0x7ff) << (twice ? 52 : 0) : Bits(0x7f800000);
@@ -91,17 +91,17 @@ inline Wide magnitude(Wide largest) {
     return fmin(fmax(largest, twice ? Wide(0x1p-511) : Wide(0x1p-63)), twice ? Wide(0x1p1022) : Wide(0x1p126));
 }
 
-// Whether a sum of squares tells that none of them was too large, and none so small that it would be missed. Not for NaN.
+// Whether a sum of squares shows that no square overflowed, and none that matters underflowed. False for NaN.
 inline bool in_range(Wide sum) {
     constexpr bool twice = sizeof(Wide) == 8;
     return sum > (twice ? Wide(0x1p-800) : Wide(0x1p-80)) && sum < (twice ? Wide(0x1p900) : Wide(0x1p100));
 }
 
-constexpr Offset ADDED = 256;  // numbers of a row that are added up in Wide; the sums of such parts are added in double
+constexpr Offset ADDED = 256;  // entries of a row that are summed in Wide; the sums of such parts are added in double
 
-constexpr Offset FEW = 64;  // rows that are added up in Wide, as above
+constexpr Offset FEW = 64;  // rows that are summed in Wide, as above
 
-constexpr int TOGETHER = 4;  // rows that a sum over rows takes at once, each column's part in a register
+constexpr int TOGETHER = 4;  // rows processed at once in a sum over rows, with each column's part in a register
 
 struct One {
     static constexpr int rows = 1;
@@ -111,8 +111,8 @@ struct Several {
     static constexpr int rows = TOGETHER;
 };
 
-// Let `share(first, end, sums)` add rows to the columns of `sums`, a few at a time: each thread a share of all rows. What
-// the few add up to, and then the shares, are added in double: so a million rows lose no more digits than a few.
+// Let `share(first, end, sums)` add rows to the columns of `sums`, a few at a time: each thread has a share of the rows.
+// Sums of a few rows, and then the shares, are added in double, so a million rows lose no more digits than a few.
 template <typename Share, typename Number>
 inline void over_shares(Offset rows, Offset width, int threads, Number* total, const Share& share) {
     std::vector<double> shares(threads * width);
@@ -145,7 +145,7 @@ inline void over_columns(Offset rows, Offset width, int threads, Number* total, 
     });
 }
 
-// Let `add(row, sums)` add one row and do what else is to be done with it.
+// Let `add(row, sums)` add one row and do any other work on it.
 template <typename Add, typename Number>
 inline void over_rows(Offset rows, Offset width, int threads, Number* total, const Add& add) {
     over_shares(rows, width, threads, total, [&](Offset row, const Offset end, Wide* const sums) {

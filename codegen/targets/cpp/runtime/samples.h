@@ -1,8 +1,8 @@
-// Samples one after the other: what the generated kernels of a layer of any kind share.
+// Loops over samples: shared by the generated kernels of layers of any form.
 //
-// Compile with -DELEMENT=float or double: the type of the input. Arithmetic is done in double whatever it is, so that
-// squares of what a float holds stay in range. Samples are shared among threads in parts; what adds up over samples is
-// added up in each part, and then part by part. The same input with the same number of threads gives the same bits.
+// Compile with -DELEMENT=float or double: the type of the input. Arithmetic is in double for both, so that squares of
+// floats stay in range. Each thread processes a part of the samples; sums over samples are computed in each part, then
+// over the parts. Equal inputs with the same number of threads give equal bits.
 
 #pragma once
 
@@ -28,7 +28,7 @@ inline Wide fmax(Wide a, Wide b) { return a > b || a != a ? a : b; }
 
 inline Wide fmin(Wide a, Wide b) { return a < b || a != a ? a : b; }
 
-// Let `walk(first, end, part)` do the samples of each part, as many parts as threads.
+// Let `walk(first, end, part)` process the samples of each part; there is one part per thread.
 template <typename Walk>
 inline void in_parts(Offset samples, int threads, const Walk& walk) {
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static, 1)
@@ -37,14 +37,14 @@ inline void in_parts(Offset samples, int threads, const Walk& walk) {
     }
 }
 
-// Memory of its own for each part, zero at first; made before the threads start, where a lack of memory can be told.
+// Zeroed memory for each part, allocated before the threads start, where running out of memory can be reported.
 class Parts {
   public:
     Parts(int count, Offset size) : count_(count), size_(size), numbers_(size_t(count) * size_t(size)) {}
 
     Wide* of(int part) { return numbers_.data() + part * size_; }
 
-    // Add up a sum over samples, of which each part has its share.
+    // Add the parts' shares of a sum over samples.
     template <typename Number>
     void add_up(Number* total) const {
         for (Offset k = 0; k < size_; ++k) {

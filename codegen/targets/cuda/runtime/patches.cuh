@@ -1,27 +1,27 @@
-// Positions of images (batch, groups, channels, up to three axes of space) and sums over patches: what the generated
-// kernels of convolutions share.
+// Positions of images (batch, groups, channels, up to three axes of space) and sums over patches: shared by the generated
+// kernels of convolutions.
 //
-// Arithmetic is done in double: there squares and cubes of what float holds do not overflow. A position belongs to the
+// Arithmetic is in double, where squares and cubes of floats do not overflow. A position belongs to the
 // threads of one threadIdx.y, at most 32 of them and a power of two, which share its channels, V at a time, and the
-// entries of its patch. Sums are added up in an order that only depends on lengths and the block. No atomics.
+// entries of its patch. The order of sums depends only on lengths and the block. No atomics.
 
 #define WIDE double
 #include "rows.cuh"
 
-typedef WideOf<Element>::Type Rounded;  // of a number a position that is kept
+typedef WideOf<Element>::Type Rounded;  // the type of a kept number per position
 
-// One axis of space: how many positions a kernel walks along it, how many a map has there, and how patches lie.
+// One axis of space: the number of positions of a kernel and of a map along it, and the geometry of patches.
 struct Axis {
     Offset here, there, kernel, stride, padding, dilation;
 };
 
-// A division of 64 bits takes long, and most numbers are short.
+// 64-bit division is slow, and most numbers are small.
 __device__ inline Offset quotient(Offset above, Offset below) {
     if (((above | below) >> 32) == 0) return Offset(unsigned(above) / unsigned(below));
     return above / below;
 }
 
-// Add up the values of the threads of a position; all of them get the result.
+// Sum the values of the threads of a position; all of them get the result.
 __device__ inline Wide lane_sum(Wide value) {
     for (int distance = int(blockDim.x) / 2; distance > 0; distance /= 2) {
         value += __shfl_xor_sync(ALL_LANES, value, distance);
@@ -32,7 +32,7 @@ __device__ inline Wide lane_sum(Wide value) {
 struct Box {
     static constexpr bool TURNED = false;
 
-    // The place that an entry of the patch of a position lies at, or -1 for none.
+    // The place of an entry of a position's patch, or -1 if it is outside.
     __device__ static Offset meets(const Axis& axis, Offset position, Offset entry) {
         const Offset place = position * axis.stride + entry * axis.dilation - axis.padding;
         return place >= 0 && place < axis.there ? place : -1;
@@ -42,7 +42,7 @@ struct Box {
 struct Spread {
     static constexpr bool TURNED = true;
 
-    // The position whose patch holds a place as that entry, or -1 for none.
+    // The position whose patch has the place as that entry, or -1 if there is none.
     __device__ static Offset meets(const Axis& axis, Offset place, Offset entry) {
         const Offset reach = place + axis.padding - entry * axis.dilation;
         if (reach < 0) return -1;
@@ -51,7 +51,7 @@ struct Spread {
     }
 };
 
-// Sum a map of one number a position over the entries of a kernel, as they meet the place at hand.
+// Sum a map with one number per position over the entries of a filter at the current place.
 template <typename Way>
 __device__ inline Wide over_patch(
     const Wide* map, Offset block, Offset place, const Axis& first, const Axis& second, const Axis& third) {
@@ -69,8 +69,8 @@ __device__ inline Wide over_patch(
     return lane_sum(sum);
 }
 
-// A tensor, and how far images, groups, channels and neighbours along three axes of space lie apart. W has groups in the
-// place of images, outputs in that of groups.
+// A tensor and its strides along images, groups, channels and three axes of space. For W, the strides of images and groups
+// are those of groups and outputs.
 template <typename T>
 struct Spaced {
     T* data;
@@ -81,17 +81,17 @@ struct Spaced {
     }
 };
 
-// Whether a position is far, by its scale as it lies in memory; one of zero has nothing to add up. Sums of products of
-// its patch may have left the range of the type that a library adds up in.
+// Whether a position is far, judged by its scale as stored; at a scale of zero there is nothing to add up. At a far position
+// the sums of products of the patch may have overflowed the type in which a library adds up.
 __device__ inline bool below(Wide scale, Wide near) {
     return Rounded(scale) > 0 && Rounded(scale) < near;
 }
 
-// In which the type of the input holds what the scale of a far position multiplies.
+// The unit in which the input's type can hold the values that a far position's scale multiplies.
 constexpr Wide UNIT = 1 / 18446744073709551616.0;  // 2^-64
 
-// A channel of a convolution at a place as it is defined, of one that is transposed by way of `Spread`. Its loops are kept
-// short, so that the kernels, which seldom come here, need few registers more.
+// A channel of a convolution at a place, computed by its definition; for a transposed convolution Way is `Spread`. The loops
+// are not unrolled, so that the kernels, which seldom call this, need few additional registers.
 template <typename Way>
 __device__ inline Wide by_definition(
     const Spaced<const Element>& x, const Spaced<const Element>& W, Offset image, Offset group, Offset channel,
@@ -115,7 +115,7 @@ __device__ inline Wide by_definition(
     return sum;
 }
 
-// V channels of a position, zero behind the last; those that lie side by side are moved 16 bytes at a time.
+// V channels of a position, zero after the last; contiguous ones are moved 16 bytes at a time.
 __device__ inline Chunk<Element> channels_at(const Element* position, Offset start, Offset channels, Offset apart) {
     const Element* place = position + start * apart;
     if (apart == 1 && whole_chunk(place, start, channels)) return *reinterpret_cast<const Chunk<Element>*>(place);
@@ -138,10 +138,10 @@ __device__ inline void put_channels(
     }
 }
 
-// Sum up a gradient with respect to parameters again, which a library may have lost where positions are far: the sum over
-// positions of f * g, the gradient with respect to the convolution, times an entry of the patch, less the mean of the
-// patch if there is one. Transposed, by way of `Spread`, the gradient lies in space and the input at positions. The threads
-// of one threadIdx.y, a warp of them, share an entry of the gradient.
+// Compute the gradient with respect to W again, because a library's may have overflowed at far positions: the sum over
+// positions of f * g, the gradient with respect to the convolution, times an entry of the patch minus the patch's mean, if m
+// is given. For a transposed convolution (Way is `Spread`), g is read at places in space and x at positions. The threads with
+// the same threadIdx.y, one warp, share an entry of the gradient.
 template <typename Way>
 __device__ inline void weights_again(
     const Spaced<Element>& dW, const Spaced<const Element>& g, const Spaced<const Element>& x, const Rounded* f,
