@@ -3,6 +3,7 @@
 from itertools import combinations, product
 
 import pytest
+import torch
 
 from verify.checks.combinations import attention, patches, rows
 from verify.checks.combinations.covering import Rule, covering_rows, only
@@ -85,3 +86,17 @@ def _impossible(family, one, other, pair, table):
         ):
             return True
     return False
+
+
+def test_edges_of_images_are_what_their_names_say():
+    def drawn(edge):
+        torch.manual_seed(0)
+        return patches._values({"edge": edge}, torch.randn(3, 2, 4, 4, dtype=torch.float64))
+
+    usual = drawn("default kappa")
+    assert usual.abs().amax((1, 2, 3)).gt(1).all()
+    assert drawn("some zero").abs().amax((1, 2, 3)).gt(0).tolist() == [False, True, True]
+    assert not drawn("all zero").any()
+    assert drawn("constant").std() == 0 < drawn("nearly constant").std() < 0.01
+    for edge in ("tiny", "huge", "the end"):
+        assert torch.equal(drawn(edge), usual * patches._SCALES[edge]) and patches._SCALES[edge] != 1

@@ -182,7 +182,7 @@ def test_a_method_may_have_a_grid_of_its_own(load):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(UsageError, match=r"absent\.toml' is not an existing file"):
+    with pytest.raises(UsageError, match=r"absent\.toml' does not exist or is not a file; name an existing TOML"):
         load_experiment(tmp_path / "absent.toml")
 
 

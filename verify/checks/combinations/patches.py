@@ -229,14 +229,14 @@ def _module(kind: Kind, row: Row, g: Geometry) -> Any:
 
 def _values(row: Row, x: Tensor) -> Tensor:
     """Return the images with the zeros and the scale that the combination prescribes."""
-    zeros = row["edge"]
-    if zeros == "some":
+    edge = row["edge"]
+    if edge == "some zero":
         x[0] = 0
-    elif zeros == "all":
+    elif edge == "all zero":
         x = torch.zeros_like(x)
-    elif zeros in ("constant", "nearly constant"):
-        x = 2 + (3e-3 * x if zeros == "nearly constant" else 0 * x)
-    return x * _SCALES.get(zeros, 1.0)
+    elif edge in ("constant", "nearly constant"):
+        x = 2 + (3e-3 * x if edge == "nearly constant" else 0 * x)
+    return x * _SCALES.get(edge, 1.0)
 
 
 def _geometry(kind: Kind, row: Row, generator: torch.Generator) -> Geometry:
