@@ -154,6 +154,8 @@ def _cost(trials: Sequence[TrialConfig], data_of: Callable[[TrialConfig], Datase
     kinds: Counter[TrialConfig] = Counter()
     for config in trials:
         alike = replace(config, learning_rate=1e-6, seed=0, evaluate_every=0, probe_every=0, epochs=None, steps=_STEPS)
+        size = config.batch_size  # a run evaluates first, which is not measured
+        alike = replace(alike, train_samples=size, evaluation_samples=size)
         kinds[alike] += steps_of(config, len(data_of(config).train))
     measured: dict[TrialConfig, float] = {}
     began = time.monotonic()
