@@ -39,7 +39,7 @@ def test_a_layer_of_the_literature_gets_kernels_on_every_target(name):
 
 @pytest.mark.parametrize("name", sorted(SET))
 def test_a_layer_with_settings_is_refused_with_the_way_out(name):
-    with pytest.raises(UsageError, match=r"take no settings, and it has .*; write a number"):
+    with pytest.raises(UsageError, match=r"take no settings, and it has .*; replace each by a number"):
         build_layer(load_spec(FILES[name]), "package")
 
 
