@@ -107,7 +107,10 @@ class _Reader:
                 self.computed_wide.add(name)
         elif reads_wide:
             self.computed_wide.add(name)
-        if name in self.computed_wide and (few or not fits) and name not in self._own:
+        # A value that grows as fast as the input fits, but a sum of such values leaves the range near its end: where it
+        # is computed in the wide type anyway, it stays there.
+        at_the_end = degree[1] == 1
+        if name in self.computed_wide and (few or not fits or at_the_end) and name not in self._own:
             self.wide.add(name)
 
     def _degree(self, instruction: Instruction) -> Degree:

@@ -11,26 +11,31 @@ from derive.spec import loads_spec
 from tests.codegen.layer_files import toml
 from tests.codegen.test_far_rows import KAPPA, SHAPES, assert_right, definition, operands, results
 
+FEATURES = {"far_rows": "x[j]", "far_powers": "x[j]**3/(1 + x[j]**2)"}  # both as large as the input
+
 
 @pytest.fixture(scope="module")
 def functions(tmp_path_factory):
-    """The functions of a layer that computes what the catalogue's affine layer does."""
+    """The functions of a layer that computes what the catalogue's affine one does, and of one with powers inside."""
     folder = tmp_path_factory.mktemp("far")
-    text = toml("far_rows", "n m", "x: n", "W: m n, b: m", "z: m", "z[i] = sum[j](W[i, j]*x[j]) + b[i]")
-    write(build_layer(loads_spec(text), package="far_rows"), folder / "far_rows")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(folder))
-        yield importlib.import_module("far_rows.functional")
+        for name, feature in FEATURES.items():
+            text = toml(name, "n m", "x: n", "W: m n, b: m", "z: m", f"z[i] = sum[j](W[i, j]*{feature}) + b[i]")
+            write(build_layer(loads_spec(text), package=name), folder / name)
+        yield {name: importlib.import_module(f"{name}.functional") for name in FEATURES}
 
 
 @pytest.mark.parametrize("backend", ["torch", "cpp"])
 @pytest.mark.parametrize("size", [1e30, 1e38])
 @pytest.mark.parametrize("name", ["affine-like", "norm-like"])
-def test_output_and_gradients_are_those_of_the_definition(functions, name, size, backend):
-    run = getattr(functions, f"far_rows_{name.replace('-', '_')}")
+@pytest.mark.parametrize("layer", FEATURES)
+def test_output_and_gradients_are_those_of_the_definition(functions, layer, name, size, backend):
+    run = getattr(functions[layer], f"{layer}_{name.replace('-', '_')}")
     tensors, g = operands(name, torch.float32, size, SHAPES[0])
     mine = results(lambda *t: run(*t, kappa=KAPPA, backend=backend), tensors, g)
-    exact = results(
-        lambda *t: definition(name, *t), [t.detach().double().requires_grad_() for t in tensors], g.double()
-    )
-    assert_right(mine, exact)
+
+    def right(x, *others):
+        return definition(name, x if layer == "far_rows" else x**3 / (1 + x**2), *others)
+
+    assert_right(mine, results(right, [t.detach().double().requires_grad_() for t in tensors], g.double()))
