@@ -156,6 +156,7 @@ def renamed(texts: dict[str, str], name: str) -> dict[str, str]:
 def laid(text: str) -> list[str]:
     """Return the lines of a file, each equation id on its own line, independent of line breaks due to longer names."""
     lines: list[str] = []
+    text = re.sub(r"(?<=\),)\s+(?=FUNCTION\()", " ", text)  # a list of names is wrapped by their lengths
     for line in text.replace(" without a bias", "").replace("_without_a_bias", "_without_bias").splitlines():
         code, _, equation = line.strip().partition("  # ")
         lines += [f"# {equation}", code] if "/" in equation else [line.strip()]

@@ -51,8 +51,8 @@ DAMAGE = {
     "no room for the squares": (
         "convolution",
         shared_by("cpp", "patch_forward.h"),
-        "room_.template take<Wide>(layout_.channel),",
-        "room_.template take<Wide>(0),",
+        "take<Wide>(wanted ? layout_.channel + LANES : 0)",
+        "take<Wide>(wanted ? 0 : 0)",
     ),
     "a sign": ("rows", file_of("cpp", "affine_like.cpp"), "f * gW[k] - c * u", "f * gW[k] + c * u"),
 }

@@ -75,7 +75,7 @@ def convolve_far(
     for start in range(0, tl.max(far.to(tl.int32), axis=0) * channels, _FEW):
         columns = start + tl.arange(0, _FEW).to(tl.int64)[None, :]
         total = (columns * 0).to(tl.float64) + (far * 0)[:, None]
-        for entry in range(0, KD * KH * KW):
+        for entry in range(KD * KH * KW):
             kd, kh, kw = entry // (KH * KW), entry // KW % KH, entry % KW
             if TURNED:
                 ld, lh, lw, there = spread_place(d, h, w, kd, kh, kw, geometry)
@@ -84,7 +84,7 @@ def convolve_far(
             there = there & far
             entries = x_ptr + image * x_s + group * x_g + ld * x_d + lh * x_h + lw * x_w
             weights = W_ptr + (group * W_g)[:, None] + columns * W_o + (kd * W_d + kh * W_h + kw * W_w)
-            for _ in range(0, inner):
+            for _ in range(inner):
                 x = tl.load(entries, mask=there, other=0.0)
                 W = tl.load(weights, mask=there[:, None] & (columns < channels), other=0.0)
                 total += wide(x)[:, None] * wide(W)

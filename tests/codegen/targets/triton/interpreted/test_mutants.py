@@ -192,7 +192,7 @@ PATCHES = {  # text of PatchNorm's kernels, and its replacement
     "box in the place of its transpose": ("dxx = spread_sum(", "dxx = box_sum("),
     "stride left out": ("qd, qh, qw = ld // sd, lh // sh, lw // sw", "qd, qh, qw = ld, lh, lw"),
     "padding on the wrong side": ("h * sh + kh * dh - ph", "h * sh + kh * dh"),
-    "beyond the edge": ("there & (ld % sd == 0) & (lh % sh == 0)", "there & (ld % sd == 0)"),
+    "beyond the edge": ("(ld % sd == 0) & (lh % sh == 0)", "(ld % sd == 0)"),
     "last channel": ("(columns < channels)[None, :], other=0.0)", "(columns + 1 < channels)[None, :], other=0.0)"),
 }
 
